@@ -1,0 +1,227 @@
+"""The values that Archer keeps: plain, frozen, and the same in memory, in the ledger and in a report.
+
+Nothing here computes. A score is a fraction between 0 and 1, or None where there is none (a run that
+diverged has no score; it does not have the score 0). Times are seconds, or ISO 8601 strings in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TASKS = ("Compress", "Context Recall", "Fuzzy Recall", "Memorize", "Noisy Recall", "Selective Copy")
+"""The six MAD tasks (Poli 2024, arXiv:2403.17844), in the order of every table."""
+
+RunStatus = Literal["finished", "diverged", "crashed"]
+Word = Literal["better", "worse", "same", "undecided"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation of a run: after `epoch` passes over its training set."""
+
+    epoch: int
+    train_loss: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One rule trained on one setting at one learning rate, weight decay and seed.
+
+    key: hash of everything that decides the result; the same key is never trained twice.
+    mad: test accuracy at the checkpoint with the lowest test loss (mad-lab's own selection).
+    held_out: test accuracy at the checkpoint with the lowest validation loss.
+    validation: validation accuracy at that same checkpoint; it chooses the grid point.
+    passed, effective: the settings as asked for, and as used.
+    """
+
+    key: str
+    rule: str
+    rule_hash: str
+    task: str
+    setting: str
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    preset: str
+    status: RunStatus
+    mad: float | None
+    held_out: float | None
+    validation: float | None
+    epochs: int
+    parameters: int
+    wall_seconds: float
+    device: str
+    revision: str
+    finished_at: str
+    message: str = ""
+    curve: tuple[CurvePoint, ...] = ()
+    passed: dict[str, Any] = field(default_factory=dict)
+    effective: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RuleSource:
+    """A rule as it was trained: enough to show it and to write it out again. parent: "" where it has none."""
+
+    rule_hash: str
+    rule: str
+    parent: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a researcher expects a rule to score on one task: the middle, and a 90% interval."""
+
+    task: str
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ProposalRecord:
+    """One change to one rule, with its reason and its numeric predictions.
+
+    slots: the slots that differ from the parent. source: the whole text of the rule file.
+    control: True for random proposals and repeats, which measure what a researcher adds over luck.
+    """
+
+    id: str
+    rule: str
+    parent: str
+    slots: tuple[str, ...]
+    source: str
+    reason: str
+    predictions: tuple[Prediction, ...]
+    researcher: str
+    created_at: str
+    insights: str = ""
+    issue: str = ""
+    reasoning: str = ""
+    lessons: str = ""
+    per_task: dict[str, str] = field(default_factory=dict)
+    cites: tuple[str, ...] = ()
+    control: bool = False
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """One check of a verification. case: the smallest input that fails, in words."""
+
+    name: str
+    passed: bool
+    message: str
+    seconds: float
+    case: str = ""
+
+
+@dataclass(frozen=True)
+class VerificationRecord:
+    """What was proved about a rule before anything was trained.
+
+    reach: names of the settings in which the rule differs from its parent; None where not measured.
+    """
+
+    rule: str
+    rule_hash: str
+    passed: bool
+    checks: tuple[CheckRecord, ...]
+    duplicate_of: str | None = None
+    reach: tuple[str, ...] | None = None
+    trusted: bool = False
+    walls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Candidate minus baseline on one task (or on "Mean"): the paired difference and its 95% interval.
+
+    more_seeds: how many more seeds would likely decide it, for "undecided"; None where that cannot be said.
+    p_adjusted: Holm over the six tasks. missing: runs without a score, in words, never averaged away.
+    """
+
+    task: str
+    candidate: float | None
+    baseline: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    p_adjusted: float | None
+    word: Word
+    settings: int
+    seeds: int
+    more_seeds: int | None = None
+    exact_settings: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rules over the six tasks, under one preset."""
+
+    candidate: str
+    baseline: str
+    preset: str
+    tasks: tuple[TaskComparison, ...]
+    mean: TaskComparison
+    beats_on_all: bool
+
+
+@dataclass(frozen=True)
+class PredictionScore:
+    """What one prediction was worth: crps is the continuous ranked probability score (lower is better)."""
+
+    task: str
+    predicted: float
+    low: float
+    high: float
+    measured: float | None
+    covered: bool | None
+    sign_right: bool | None
+    crps: float | None
+
+
+@dataclass(frozen=True)
+class VerdictRecord:
+    """What the runs say about a proposal."""
+
+    proposal: str
+    rule: str
+    parent: str
+    reference: str
+    preset: str
+    against_parent: Comparison
+    against_reference: Comparison
+    predictions: tuple[PredictionScore, ...]
+    noise_floor: dict[str, float | None]
+    summary: str
+    ranks: bool
+    created_at: str
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    """One pass of propose, verify, train, judge, record, report; or where it stopped."""
+
+    id: str
+    preset: str
+    seed: int
+    state: Literal["running", "finished", "rejected", "failed"]
+    started_at: str
+    finished_at: str | None = None
+    proposal: str | None = None
+    rules: tuple[str, ...] = ()
+    run_keys: tuple[str, ...] = ()
+    report_paths: tuple[str, ...] = ()
+    message: str = ""
+    wall_seconds: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)

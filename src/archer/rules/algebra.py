@@ -1,0 +1,62 @@
+"""The algebra under every rule: the WY form of a chunk of delta-rule writes (Yang 2024, arXiv:2406.06484).
+
+Shapes: [..., C, D]; C tokens of one chunk, D the width of a key (Dk) or value (Dv).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _UnitLowerInverse(torch.autograd.Function):
+    """(I + A)⁻¹ for strictly lower triangular A, with the short gradient -Tᵀ (dL/dT) Tᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, strictly_lower: Tensor) -> Tensor:
+        inverse = invert_unit_lower_plainly(strictly_lower)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors
+        transposed = inverse.mT
+        return -(transposed @ gradients[0] @ transposed).tril(-1)
+
+
+def invert_unit_lower_plainly(strictly_lower: Tensor) -> Tensor:
+    """(I + A)⁻¹ by doubling: A is nilpotent, so (I - A)(I + A²)(I + A⁴)… is finite. [..., C, C]."""
+    size = strictly_lower.shape[-1]
+    identity = torch.eye(size, dtype=strictly_lower.dtype, device=strictly_lower.device)
+    inverse, power, reach = identity - strictly_lower, strictly_lower, 2
+    while reach < size:
+        power = power @ power
+        inverse = inverse + inverse @ power
+        reach *= 2
+    return inverse
+
+
+def invert_unit_lower(strictly_lower: Tensor) -> Tensor:
+    """(I + A)⁻¹ for strictly lower triangular A [..., C, C], in at least float32 precision."""
+    dtype = torch.promote_types(strictly_lower.dtype, torch.float32)
+    with torch.autocast(strictly_lower.device.type, enabled=False):
+        return _UnitLowerInverse.apply(strictly_lower.to(dtype))  # type: ignore[return-value]
+
+
+def wy(
+    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None = None, k_read: Tensor | None = None
+) -> dict[str, Tensor]:
+    """u = T V_beta and w = T K_beta with T = (I + tril(diag(beta) K Kᵀ, -1))⁻¹.
+
+    k [..., C, Dk], v [..., C, Dv], beta [..., C, 1]; decay [..., C, C] multiplies K Kᵀ (for rules that
+    forget inside the chunk), k_read stands in for K in w.
+    """
+    k_beta = k * beta
+    overlap = k_beta @ k.mT
+    if decay is not None:
+        overlap = overlap * decay
+    inverse = invert_unit_lower(overlap.tril(-1)).to(v.dtype)
+    return {"u": inverse @ (v * beta), "w": inverse @ (k_beta if k_read is None else k_read * beta)}

@@ -1,0 +1,176 @@
+"""The chunk loop: the one place where a rule runs.
+
+Axes: [..., T, D] in and out; `...` is whatever the caller has (runs, batch, heads). Inside, the N full
+chunks stand in front, [N, ..., C, D]; a shorter last chunk is handled at its own length. For chunk i:
+
+    weights = similarity(q_i, k_i)          [C, C], causal
+    e       = correct(u_i - w_i S)          [C, Dv]
+    o_i     = read(q_i S) + weights e       [C, Dv]
+    S       = retain(S) + write(k_iᵀ e)     [Dk, Dv]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archer.rules.rule import Rule, RuleError, argument_names
+
+Values = dict[str, Any]
+State = dict[str, Tensor]
+
+
+def chunk_loop(
+    rule: Rule,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    features: Mapping[str, Tensor] | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+    state: State | None = None,
+    chunk_size: int = 32,
+) -> tuple[Tensor, State]:
+    """Runs a rule over sequences.
+
+    q, k [..., T, Dk] (q not yet scaled), v [..., T, Dv], beta [..., T, 1], each feature [..., T, width],
+    each parameter (its value, not its stored form) [..., rows, columns]. Inputs in bfloat16 mean mixed
+    precision: products in bfloat16, the state and the inverse in float32. state: what an earlier call
+    returned; its token count must be a multiple of the chunk size. Returns o [..., T, Dv] and the state:
+    S [..., Dk, Dv], the rule's carried values, and `tokens`, the number of tokens seen (a scalar tensor).
+    """
+    with torch.autocast(q.device.type, dtype=q.dtype, enabled=q.dtype in (torch.bfloat16, torch.float16)):
+        return _chunk_loop(rule, q, k, v, beta, features or {}, parameters or {}, state, chunk_size)
+
+
+def _chunk_loop(
+    rule: Rule,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    features: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    state: State | None,
+    chunk_size: int,
+) -> tuple[Tensor, State]:
+    length = q.shape[-2]
+    sequence = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v, "beta": beta, **features}
+    state = initial_state(rule, q, v) if state is None else dict(state)
+    start = state.pop("tokens", torch.zeros((), device=q.device))
+    outputs = []
+    whole = length - length % chunk_size
+    for first, stop, size in ((0, whole, chunk_size), (whole, length, length - whole)):
+        if stop == first:
+            continue
+        chunks = {name: _to_chunks(x[..., first:stop, :], size) for name, x in sequence.items()}
+        o, state = _run_chunks(rule, chunks, dict(parameters), state, start + first)
+        outputs.append(_from_chunks(o))
+    o = torch.cat(outputs, dim=-2) if len(outputs) > 1 else outputs[0]
+    return o, {**state, "tokens": start + length}
+
+
+def initial_state(rule: Rule, q: Tensor, v: Tensor) -> State:
+    """The state before the first token: S and whatever else the rule carries. Float32 at least."""
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    sizes = {"1": 1, "Dk": q.shape[-1], "Dv": v.shape[-1]}
+    leading = v.shape[:-2]
+    state = {"S": v.new_zeros(*leading, sizes["Dk"], sizes["Dv"], dtype=dtype)}
+    for name, carried in rule.carries.items():
+        shape = (*leading, sizes[carried.rows], sizes[carried.columns])
+        state[name] = v.new_full(shape, carried.initial, dtype=dtype)
+    return state
+
+
+def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor) -> Values:
+    """All that does not depend on the state, for all chunks at once: u, w, scores and, mostly, weights."""
+    count, size = chunks["q"].shape[0], chunks["q"].shape[-2]
+    values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
+    values |= _call(rule.slots["prepare"], values)
+    values["scores"] = values["q"] @ values["k"].mT
+    if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
+        values["weights"] = _weights(rule, values)
+    return values
+
+
+def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
+    """One chunk: o [..., C, Dv] and the next state. values: one chunk of what `prepare_chunks` gave."""
+    values = {**values, **state}
+    if "step" in rule.slots:
+        o, changed = _call(rule.slots["step"], values)
+        return o, {**state, **changed}
+    S = values["S"]
+    if "weights" not in values:
+        values["weights"] = _weights(rule, values)
+    values["e"] = values["u"] - values["w"] @ S
+    values["e"] = _keep(values, _call(rule.slots["correct"], values))
+    values["o"] = values.get("q_read", values["q"]) @ S
+    o = _keep(values, _call(rule.slots["read"], values)) + values["weights"] @ values["e"]
+    if "G" in argument_names(rule.slots["write"]):
+        values["G"] = values.get("k_write", values["k"]).mT @ values["e"]
+    if "keep" in values:
+        values["S"] = values["keep"] * S
+    retained = _keep(values, _call(rule.slots["retain"], values))
+    S = retained + _keep(values, _call(rule.slots["write"], values))
+    return o, {"S": S, **{name: values[name] for name in state if name != "S"}}
+
+
+def _run_chunks(
+    rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor
+) -> tuple[Tensor, State]:
+    prepared = prepare_chunks(rule, chunks, parameters, start)
+    per_chunk = {n: x for n, x in prepared.items() if n not in parameters and n != "causal"}
+    whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}
+    outputs = []
+    for index in range(chunks["q"].shape[0]):
+        o, state = run_chunk(rule, {**whole, **{n: x[index] for n, x in per_chunk.items()}}, state)
+        outputs.append(o)
+    return torch.stack(outputs), state
+
+
+def _weights(rule: Rule, values: Values) -> Tensor:
+    weights = _call(rule.slots["similarity"], values)
+    return weights * values["decay"] if "decay" in values else weights
+
+
+def _constants(count: int, size: int, like: Tensor, start: Tensor) -> Values:
+    position = start + torch.arange(count * size, device=like.device, dtype=torch.float32)
+    causal = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
+    axes = (1,) * (like.dim() - 3)
+    return {"position": position.view(count, *axes, size, 1), "causal": causal}
+
+
+def _depends_on_state(rule: Rule, slot: str) -> bool:
+    return bool({"S", "e", "o", "G", *rule.carries} & set(rule.arguments(slot)))
+
+
+def _call(function: Callable[..., Any], values: Values) -> Any:
+    names = argument_names(function)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise RuleError(
+            f"slot `{function.__name__}` asks for `{missing[0]}`, which does not exist at that point of the loop; "
+            f"there it may ask for {', '.join(sorted(values))}"
+        )
+    return function(**{name: values[name] for name in names})
+
+
+def _keep(values: Values, returned: Any) -> Any:
+    """A slot returns its value, or its value and a dictionary of carried values."""
+    if isinstance(returned, tuple):
+        values.update(returned[1])
+        return returned[0]
+    return returned
+
+
+def _to_chunks(x: Tensor, size: int) -> Tensor:
+    """[..., N * C, D] to [N, ..., C, D]."""
+    return x.unflatten(-2, (-1, size)).movedim(-3, 0).contiguous()
+
+
+def _from_chunks(x: Tensor) -> Tensor:
+    """[N, ..., C, D] to [..., N * C, D]."""
+    return x.movedim(0, -3).flatten(-3, -2)
