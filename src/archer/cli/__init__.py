@@ -1,0 +1,53 @@
+"""The command `archer`: one file per command, each with a function `command` whose docstring is its help.
+
+A command's module is light at the top (no torch, pandas, plotly, scipy, sqlalchemy: they are imported inside
+the function), so that `archer --help` answers in well under half a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+COMMANDS = {
+    "doctor": "archer.cli.doctor",
+}
+"""Command: the module that holds its function `command`. In the order of the help page."""
+
+EPILOGUE = (
+    "Exit status: 0 finished, 1 an unexpected failure (with its traceback), "
+    "2 wrong input (one message, nothing written), 130 interrupted (the same command continues)."
+)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status (see EPILOGUE)."""
+    try:
+        build()(prog_name="archer")
+    except KeyboardInterrupt:  # while the command was still being loaded; during one, ArcherGroup answers
+        sys.exit(130)
+
+
+def build() -> Typer:
+    """Assemble the Typer application from COMMANDS."""
+    import typer
+
+    from archer.cli.group import ArcherGroup, options
+
+    app = typer.Typer(
+        cls=ArcherGroup,
+        help="An autonomous laboratory for linear attention.",
+        epilog=EPILOGUE,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name, module in COMMANDS.items():
+        app.command(name)(import_module(module).command)
+    return app

@@ -1,0 +1,308 @@
+"""`archer doctor`: what this machine has and what of it will be used. It looks and changes nothing.
+
+A thing that cannot be found out is None (JSON) or "unknown" (table), never a guess.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from archer import __version__
+from archer.cli.console import print_json, results
+from archer.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXTRAS = {"fla": ("fla", "triton", "einops"), "llm": ("pydantic_ai", "openai"), "mcp": ("mcp",)}
+"""Optional extra: the modules that it brings."""
+
+LANDLOCK_CREATE_RULESET = 444  # the system call's number, the same on every Linux architecture
+LANDLOCK_ASK_VERSION = 1
+PROBE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that can train. memory_bytes: all that it has; free_bytes: what nobody uses now."""
+
+    kind: str
+    name: str
+    memory_bytes: int | None
+    free_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place that will be written to, with the free disk there."""
+
+    path: str
+    exists: bool
+    free_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Wall:
+    """One way to contain generated code: whether it works here, and how that was found out."""
+
+    name: str
+    available: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything that `archer doctor` reports. used: the device that a run takes without being asked."""
+
+    archer: str
+    revision: str | None
+    python: str
+    platform: str
+    torch: str | None
+    cuda: str | None
+    cores: int
+    memory_bytes: int | None
+    available_bytes: int | None
+    devices: tuple[Device, ...]
+    used: str
+    project: Folder
+    compile_cache: Folder
+    extras: dict[str, bool]
+    walls: tuple[Wall, ...]
+    problems: tuple[str, ...]
+
+
+def command(
+    project: Annotated[
+        Path, typer.Option("--project", help="The project folder whose disk is looked at.")
+    ] = Path("archer-project"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """What this machine has and will be used. Exit status 1 where something keeps Archer from training.
+
+    Example: archer doctor --json
+    """
+    if project.exists() and not project.is_dir():
+        raise UserError(f"--project: '{project}' is a file; give a folder, which need not exist yet")
+    machine = examine(project)
+    if as_json:
+        print_json(asdict(machine))
+    else:
+        results().print(_table(machine))
+    if machine.problems:
+        raise typer.Exit(1)
+
+
+def examine(project: Path) -> Machine:
+    """Look at this machine; `project` is the folder that results would go to."""
+    torch_version, cuda, devices, problems = _torch_and_devices()
+    memory, available = _memory()
+    return Machine(
+        archer=__version__,
+        revision=revision(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        torch=torch_version,
+        cuda=cuda,
+        cores=_cores(),
+        memory_bytes=memory,
+        available_bytes=available,
+        devices=devices,
+        used=devices[0].kind,
+        project=_folder(project),
+        compile_cache=_folder(_compile_cache()),
+        extras={extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
+        walls=(_bubblewrap(), _user_namespaces(), _landlock()),
+        problems=problems,
+    )
+
+
+def _torch_and_devices() -> tuple[str | None, str | None, tuple[Device, ...], tuple[str, ...]]:
+    """The version of torch, its CUDA, the devices with the one that is used first, and what is wrong."""
+    processor = Device("cpu", platform.processor() or platform.machine(), *_memory())
+    try:
+        installed = version("torch")
+    except PackageNotFoundError:
+        return None, None, (processor,), ("torch is not installed: pip install -e . in the checkout",)
+    try:
+        import torch
+
+        cards = tuple(_card(index) for index in range(torch.cuda.device_count()))
+    except (ImportError, OSError, RuntimeError) as error:
+        return installed, None, (processor,), (f"torch cannot be used: {error}",)
+    return installed, torch.version.cuda, (*cards, processor), ()
+
+
+def _card(index: int) -> Device:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    return Device(f"cuda:{index}", torch.cuda.get_device_name(index), total, free)
+
+
+def _cores() -> int:
+    """Cores that this process may use: its affinity, and its control group's quota where there is one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read("/sys/fs/cgroup/cpu.max")
+    if quota and not quota.startswith("max"):
+        microseconds, period = quota.split()
+        allowed = min(allowed, max(1, round(int(microseconds) / int(period))))
+    return allowed
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """Bytes of main memory, all and still available, within the control group's limit where there is one."""
+    text = _read("/proc/meminfo")
+    if text is None:
+        return _installed_memory(), None
+    kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if "kB" in line}
+    total, available = kibibytes["MemTotal"] * 1024, kibibytes["MemAvailable"] * 1024
+    limit, current = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit and current and limit != "max":
+        total, available = min(total, int(limit)), min(available, max(0, int(limit) - int(current)))
+    return total, available
+
+
+def _installed_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _read(path: str) -> str | None:
+    """A small system file's text, or None where this system has none."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _folder(path: Path) -> Folder:
+    """`path` and the free disk there; of the nearest folder above, if it does not exist yet."""
+    path = path.absolute()
+    nearest = next((place for place in (path, *path.parents) if place.is_dir()), None)
+    try:
+        free = shutil.disk_usage(nearest).free if nearest else None
+    except OSError:
+        free = None
+    return Folder(str(path), path.is_dir(), free)
+
+
+def _compile_cache() -> Path:
+    """Where torch.compile keeps what it compiled."""
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    user = os.environ.get("USER") or os.environ.get("LOGNAME") or "root"
+    return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
+
+
+def _bubblewrap() -> Wall:
+    program = shutil.which("bwrap")
+    if program is None:
+        return Wall("bubblewrap", False, "bwrap is not installed (Debian package: bubblewrap)")
+    return _try("bubblewrap", [program, "--unshare-all", "--ro-bind", "/", "/", "true"])
+
+
+def _user_namespaces() -> Wall:
+    program = shutil.which("unshare")
+    if program is None:
+        return Wall("user namespaces", None, "unshare is not installed, so this was not tried")
+    return _try("user namespaces", [program, "--user", "--map-root-user", "true"])
+
+
+def _try(name: str, arguments: list[str]) -> Wall:
+    """Whether a harmless command succeeds behind the wall."""
+    try:
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Wall(name, False, str(error))
+    complaint = ended.stderr.strip().splitlines()
+    return Wall(
+        name, ended.returncode == 0, complaint[-1] if complaint else f"exit status {ended.returncode}"
+    )
+
+
+def _landlock() -> Wall:
+    """Ask the kernel for its Landlock version (landlock_create_ruleset(2) with the version flag)."""
+    if platform.system() != "Linux":
+        return Wall("Landlock", False, "only Linux has it")
+    number = ctypes.CDLL(None, use_errno=True).syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_ASK_VERSION)
+    if number < 1:
+        return Wall("Landlock", False, os.strerror(ctypes.get_errno()))
+    return Wall("Landlock", True, f"version {number} of its interface")
+
+
+def revision() -> str | None:
+    """The git revision of Archer's own source, '+changes' where files differ; None outside a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(package, "rev-parse", "--short=12", "HEAD")
+    changed = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if commit and changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git answers in `folder`; None where there is no git or it refuses."""
+    try:
+        asked = ["git", "-C", str(folder), *arguments]
+        ended = subprocess.run(asked, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None
+
+
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
+
+
+def _rows(machine: Machine) -> list[tuple[str, str]]:
+    """The table's lines: a name and a value, as text."""
+    rows = [
+        ("archer", f"{machine.archer}, revision {machine.revision or 'unknown'}"),
+        ("python", f"{machine.python} on {machine.platform}"),
+        ("torch", f"{machine.torch or 'not installed'}, CUDA {machine.cuda or 'none'}"),
+        ("cores", str(machine.cores)),
+        ("memory", f"{_size(machine.memory_bytes)}, {_size(machine.available_bytes)} available"),
+    ]
+    for device in machine.devices:
+        mark = "  ← used" if device.kind == machine.used else ""
+        free = f"{_size(device.free_bytes)} of {_size(device.memory_bytes)} free"
+        rows.append((f"device {device.kind}", f"{device.name}, {free}{mark}"))
+    for label, folder in (("project folder", machine.project), ("compile cache", machine.compile_cache)):
+        state = "" if folder.exists else ", not there yet"
+        rows.append((label, f"{folder.path}{state}, {_size(folder.free_bytes)} free"))
+    rows += [(f"extra {name}", "present" if there else _how(name)) for name, there in machine.extras.items()]
+    words = {True: "works", False: "not available", None: "unknown"}
+    rows += [(f"wall: {wall.name}", f"{words[wall.available]} ({wall.detail})") for wall in machine.walls]
+    return rows + [("problem", problem) for problem in machine.problems]
+
+
+def _how(extra: str) -> str:
+    return f"absent (optional: pip install 'archer-lab[{extra}]')"
+
+
+def _table(machine: Machine) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(machine):
+        table.add_row(name, Text(value, style="red" if name == "problem" else ""))
+    return table

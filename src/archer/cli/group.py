@@ -1,0 +1,55 @@
+"""What every command shares: the options before the command, and how a command may end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from archer import __version__
+from archer.cli.console import print_error, print_note
+from archer.errors import UserError
+
+WRONG_INPUT = 2
+INTERRUPTED = 130
+
+
+class ArcherGroup(TyperGroup):
+    """Runs a command; what the user can fix becomes one message and status 2, Ctrl-C one line and status 130.
+
+    Anything else is our own mistake: it passes through, with its traceback and status 1.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that `ctx` holds."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            if not is_for_the_user(error):
+                raise
+            print_error(str(error))
+            raise typer.Exit(WRONG_INPUT) from error
+        except KeyboardInterrupt as interrupt:
+            print_note("interrupted; the same command continues")
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def is_for_the_user(error: ValueError) -> bool:
+    """Whether the user can fix it: a UserError, or a kind of ValueError that a room of ours defines."""
+    return isinstance(error, UserError) or type(error).__module__.partition(".")[0] == "archer"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"archer {__version__}")
+        raise typer.Exit
+
+
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options before the command."""
