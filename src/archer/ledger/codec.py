@@ -65,7 +65,7 @@ def _check_sense(record: Any) -> None:
     wrong = [name for name, score in scores.items() if (score is None) == (record.status == "finished")]
     if wrong:
         raise LedgerError(
-            f"RunRecord[{record.key}] is {record.status}, and its {', '.join(wrong)} is {scores[wrong[0]]!r}: "
+            f"RunRecord[{record.key}] is {record.status}, and {', '.join(wrong)} is {scores[wrong[0]]!r}: "
             "a finished run has its three scores, any other has none (None)"
         )
 
