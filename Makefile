@@ -53,7 +53,7 @@ $(VENV)/pyvenv.cfg:
 	    chosen="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
-	  echo "error: Python 3.11 or newer was not found (python3 is: $$(python3 --version 2>&1)). Install it," \
+	  echo "error: Python 3.11 or newer was not found (python3 is: $$(python3 --version 2>/dev/null || echo missing)). Install it," \
 	    "or name it: make run PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
 	if ! "$$chosen" -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "error: $$chosen has no venv module. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; fi; \

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from archer import __version__
-from archer.cli import COMMANDS
+from archer.cli import COMMANDS, doctor
 from archer.cli.console import print_json
 from archer.errors import UserError, unknown
 
@@ -187,6 +187,18 @@ def test_doctor_prints_json_and_nothing_else(tmp_path: Path) -> None:
     assert machine["project"]["free_bytes"] > 0
     assert {wall["name"] for wall in machine["walls"]} == {"bubblewrap", "user namespaces", "Landlock"}
     assert not (tmp_path / "not").exists()
+
+
+def test_a_wall_is_only_there_if_it_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._bubblewrap().available is False
+    program.write_text("#!/bin/sh\necho 'no permissions to create new namespace' >&2\nexit 1\n")
+    program.chmod(0o755)
+    assert doctor._bubblewrap() == doctor.Wall("bubblewrap", False, "no permissions to create new namespace")
+    program.write_text("#!/bin/sh\nexit 0\n")
+    assert doctor._bubblewrap() == doctor.Wall("bubblewrap", True, "tried")
+    assert doctor._user_namespaces().available is None
 
 
 def test_doctor_prints_a_table(tmp_path: Path) -> None:

@@ -230,10 +230,10 @@ def _try(name: str, arguments: list[str]) -> Wall:
         ended = subprocess.run(arguments, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Wall(name, False, str(error))
-    complaint = ended.stderr.strip().splitlines()
-    return Wall(
-        name, ended.returncode == 0, complaint[-1] if complaint else f"exit status {ended.returncode}"
-    )
+    if ended.returncode == 0:
+        return Wall(name, True, "tried")
+    complaint = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
+    return Wall(name, False, complaint[-1])
 
 
 def _landlock() -> Wall:
