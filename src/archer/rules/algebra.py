@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archer.rules.rule import RuleError
+
 
 class _UnitLowerInverse(torch.autograd.Function):
     """(I + A)⁻¹ for strictly lower triangular A, with the short gradient -Tᵀ (dL/dT) Tᵀ."""
@@ -60,3 +62,20 @@ def wy(
         overlap = overlap * decay
     inverse = invert_unit_lower(overlap.tril(-1)).to(v.dtype)
     return {"u": inverse @ (v * beta), "w": inverse @ (k_beta if k_read is None else k_read * beta)}
+
+
+def rotate(x: Tensor, position: Tensor, base: float = 10000.0) -> Tensor:
+    """Turns the pairs (x_j, x_{j + D/2}) by position · base^(-2j/D) (Su 2021, arXiv:2104.09864).
+
+    x [..., C, D] with even D, position [..., C, 1]; the angles are computed in float32.
+    """
+    half = x.shape[-1] // 2
+    if x.shape[-1] != 2 * half:
+        raise RuleError(
+            f"a rotation turns pairs: the width of q and k is {x.shape[-1]}, expected an even number"
+        )
+    exponent = torch.arange(half, device=x.device, dtype=position.dtype) / half
+    angle = position * base**-exponent
+    cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat((left * cosine - right * sine, left * sine + right * cosine), dim=-1)

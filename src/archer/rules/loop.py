@@ -11,13 +11,13 @@ chunks stand in front, [N, ..., C, D]; a shorter last chunk is handled at its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archer.rules.rule import Rule, RuleError, argument_names
+from archer.rules.rule import Rule, RuleError
 
 Values = dict[str, Any]
 State = dict[str, Tensor]
@@ -69,7 +69,7 @@ def _chunk_loop(
         chunks = {name: _to_chunks(x[..., first:stop, :], size) for name, x in sequence.items()}
         o, state = _run_chunks(rule, chunks, dict(parameters), state, start + first)
         outputs.append(_from_chunks(o))
-    o = torch.cat(outputs, dim=-2) if len(outputs) > 1 else outputs[0]
+    o = torch.cat(outputs, dim=-2) if outputs else torch.zeros_like(v)
     return o, {**state, "tokens": start + length}
 
 
@@ -89,7 +89,7 @@ def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor
     """All that does not depend on the state, for all chunks at once: u, w, scores and, mostly, weights."""
     count, size = chunks["q"].shape[0], chunks["q"].shape[-2]
     values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
-    values |= _call(rule.slots["prepare"], values)
+    values |= _call(rule, "prepare", values)
     values["scores"] = values["q"] @ values["k"].mT
     if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
         values["weights"] = _weights(rule, values)
@@ -100,21 +100,21 @@ def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
     """One chunk: o [..., C, Dv] and the next state. values: one chunk of what `prepare_chunks` gave."""
     values = {**values, **state}
     if "step" in rule.slots:
-        o, changed = _call(rule.slots["step"], values)
+        o, changed = _call(rule, "step", values)
         return o, {**state, **changed}
     S = values["S"]
     if "weights" not in values:
         values["weights"] = _weights(rule, values)
     values["e"] = values["u"] - values["w"] @ S
-    values["e"] = _keep(values, _call(rule.slots["correct"], values))
+    values["e"] = _keep(values, _call(rule, "correct", values))
     values["o"] = values.get("q_read", values["q"]) @ S
-    o = _keep(values, _call(rule.slots["read"], values)) + values["weights"] @ values["e"]
-    if "G" in argument_names(rule.slots["write"]):
+    o = _keep(values, _call(rule, "read", values)) + values["weights"] @ values["e"]
+    if "G" in rule.arguments("write"):
         values["G"] = values.get("k_write", values["k"]).mT @ values["e"]
     if "keep" in values:
         values["S"] = values["keep"] * S
-    retained = _keep(values, _call(rule.slots["retain"], values))
-    S = retained + _keep(values, _call(rule.slots["write"], values))
+    retained = _keep(values, _call(rule, "retain", values))
+    S = retained + _keep(values, _call(rule, "write", values))
     return o, {"S": S, **{name: values[name] for name in state if name != "S"}}
 
 
@@ -122,17 +122,24 @@ def _run_chunks(
     rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor
 ) -> tuple[Tensor, State]:
     prepared = prepare_chunks(rule, chunks, parameters, start)
-    per_chunk = {n: x for n, x in prepared.items() if n not in parameters and n != "causal"}
+    count, axes = chunks["q"].shape[0], chunks["q"].dim()
     whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}
+    per_chunk = {n: _for_each_chunk(x, count, axes) for n, x in prepared.items() if n not in whole}
     outputs = []
-    for index in range(chunks["q"].shape[0]):
+    for index in range(count):
         o, state = run_chunk(rule, {**whole, **{n: x[index] for n, x in per_chunk.items()}}, state)
         outputs.append(o)
     return torch.stack(outputs), state
 
 
+def _for_each_chunk(x: Tensor, count: int, axes: int) -> Tensor:
+    """[N, ..., C, D] also for what was made of parameters or constants alone, which lacks the axis N."""
+    x = x.reshape((1,) * (axes - x.dim()) + tuple(x.shape))
+    return x.expand(count, *x.shape[1:])
+
+
 def _weights(rule: Rule, values: Values) -> Tensor:
-    weights = _call(rule.slots["similarity"], values)
+    weights = _call(rule, "similarity", values)
     return weights * values["decay"] if "decay" in values else weights
 
 
@@ -147,15 +154,15 @@ def _depends_on_state(rule: Rule, slot: str) -> bool:
     return bool({"S", "e", "o", "G", *rule.carries} & set(rule.arguments(slot)))
 
 
-def _call(function: Callable[..., Any], values: Values) -> Any:
-    names = argument_names(function)
+def _call(rule: Rule, slot: str, values: Values) -> Any:
+    names = rule.arguments(slot)
     missing = [name for name in names if name not in values]
     if missing:
         raise RuleError(
-            f"slot `{function.__name__}` asks for `{missing[0]}`, which does not exist at that point of the loop; "
-            f"there it may ask for {', '.join(sorted(values))}"
+            f"rule {rule.name}: slot `{slot}` asks for `{missing[0]}`, which does not exist at that point of the "
+            f"loop; there it may ask for {', '.join(sorted(values))}"
         )
-    return function(**{name: values[name] for name in names})
+    return rule.slots[slot](**{name: values[name] for name in names})
 
 
 def _keep(values: Values, returned: Any) -> Any:

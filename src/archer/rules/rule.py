@@ -28,7 +28,7 @@ import inspect
 import linecache
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from archer.errors import UserError
@@ -173,6 +173,10 @@ class Rule:
     history: tuple[str, ...] = ()
     ancestry: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        arguments = {slot: argument_names(function) for slot, function in self.slots.items()}
+        object.__setattr__(self, "_arguments", arguments)
+
     @property
     def hash(self) -> str:
         """Names what the rule computes: its source and those of all its ancestors (12 hex digits)."""
@@ -180,7 +184,7 @@ class Rule:
 
     def arguments(self, slot: str) -> tuple[str, ...]:
         """The names that a slot asks for."""
-        return argument_names(self.slots[slot])
+        return self._arguments[slot]  # type: ignore[attr-defined]
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -242,7 +246,10 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
     """Keeps what some slot asks for; refuses what nobody declared and what nobody uses."""
     kinds = {"parameters": Parameter, "features": Feature, "carries": Carried}
     own = {kind: {n: v for n, v in namespace.items() if isinstance(v, cls)} for kind, cls in kinds.items()}
-    known = {kind: {**(getattr(parent, kind) if parent else {}), **own[kind]} for kind in kinds}
+    redeclared = {n for kind in kinds for n in own[kind]}
+    inherited = {kind: getattr(parent, kind) if parent else {} for kind in kinds}
+    kept = {kind: {n: v for n, v in inherited[kind].items() if n not in redeclared} for kind in kinds}
+    known = {kind: {**kept[kind], **own[kind]} for kind in kinds}
     slots = (
         {"prepare": rule.slots["prepare"], "step": rule.slots["step"]} if "step" in rule.slots else rule.slots
     )
@@ -264,8 +271,6 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
         raise RuleError(
             f"rule {rule.name}: `{unused[0]}` is declared, but no slot asks for it; use it or remove it"
         )
-    from dataclasses import replace
-
     return replace(rule, **{kind: {n: v for n, v in known[kind].items() if n in wanted} for kind in kinds})
 
 
