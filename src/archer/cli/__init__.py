@@ -1,7 +1,8 @@
 """The command `archer`: one file per command, each with a function `command` whose docstring is its help.
 
 A command's module is light at the top (no torch, pandas, plotly, scipy, sqlalchemy: they are imported inside
-the function), so that `archer --help` answers in well under half a second.
+the function), so that `archer --help` answers in well under half a second. Help pages are plain text: a
+paragraph that must keep its lines (two examples, say) starts with a line that holds only \\b.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def build() -> Typer:
         epilog=EPILOGUE,
         no_args_is_help=True,
         add_completion=False,
+        rich_markup_mode=None,  # a plain help page takes half the time; results are what Rich is for
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
