@@ -1,0 +1,234 @@
+"""A fleet: runs of one subject and one shape, trained as one program.
+
+F members share every operation: parameters are [F, ...], activations [F, B, T, D]. Members differ in data,
+seed, learning rate, weight decay and age. Nothing that a member does reaches another: every product has one
+batch per member, and the sum of the losses only adds up gradients of disjoint parameters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
+from archer.fleet.run import Evaluation, Outcome, Run, select
+from archer.fleet.state import Weights
+from archer.mad import macro_accuracy_torch
+from archer.mad.settings import BATCH_SIZE as SCORE_BATCH
+from archer.model.backbone import Model, Region
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run inside a fleet: how old it is, and what was seen of it."""
+
+    run: Run
+    epoch: int = 0
+    curve: tuple[Evaluation, ...] = ()
+    wall_seconds: float = 0.0
+    train_loss: float = float("nan")
+    alive: bool = True
+
+
+@dataclass
+class Fleet:
+    """Members and their state on one device. `run_epoch` trains all of them for one pass over their data."""
+
+    model: Model
+    members: list[Member]
+    weights: Weights
+    splits: dict[str, Split]
+    device: torch.device
+    region: Region | None = None
+    rates: Tensor = field(init=False)
+    decays: Tensor = field(init=False)
+    seeds: Tensor = field(init=False)
+
+    @classmethod
+    def start(
+        cls, model: Model, runs: Sequence[Run], load: Load, device: torch.device, region: Region | None = None
+    ) -> Fleet:
+        """New members at epoch 0, from their seeds."""
+        members = [Member(run) for run in runs]
+        weights = Weights.start(model, [run.seed for run in runs], device)
+        return cls(model, members, weights, load_splits(runs, load, device), device, region)
+
+    def __post_init__(self) -> None:
+        runs = [member.run for member in self.members]
+        self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
+        self.decays = torch.tensor([run.weight_decay for run in runs], device=self.device)
+        self.seeds = torch.tensor([run.seed for run in runs], device=self.device)
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+    def run_epoch(self) -> None:
+        """One pass of every member over its training set. Raises OutOfMemory with the state as before."""
+        began, before = time.perf_counter(), self.weights.snapshot()
+        try:
+            losses = self._train_steps()
+        except torch.OutOfMemoryError:
+            self.weights.restore(before)
+            raise
+        mean_losses = losses.tolist()  # the one wait for the device in an epoch
+        share = (time.perf_counter() - began) / self.size
+        self.members = [
+            replace(m, epoch=m.epoch + 1, train_loss=loss, wall_seconds=m.wall_seconds + share)
+            for m, loss in zip(self.members, mean_losses, strict=True)
+        ]
+
+    def _train_steps(self) -> Tensor:
+        recipe, train = self.members[0].run.recipe, self.splits["train"]
+        epochs = torch.tensor([member.epoch for member in self.members], device=self.device)
+        orders = shuffled(self.seeds, epochs, train.examples, recipe.batch_size)
+        rates = self.rates * self._schedule(epochs)
+        total = torch.zeros(self.size, device=self.device)
+        for step in range(orders.shape[1]):
+            inputs, targets = train.batch(orders[:, step])
+            loss = self.losses(inputs, targets)[0]
+            self.weights.update(self.weights.gradient(loss.sum()), rates, self.decays)
+            total += loss.detach()
+        return total / orders.shape[1]
+
+    def _schedule(self, epochs: Tensor) -> Tensor:
+        recipe = self.members[0].run.recipe
+        if recipe.schedule == "constant":
+            return torch.ones_like(self.rates)
+        return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.pi * epochs / recipe.epochs))
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean loss [F], predictions [F, B, T]) of one batch, inputs and targets [F, B, T]."""
+        recipe = self.members[0].run.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = self.model.logits(self.weights.views, inputs, self.region)
+        wrap = self.region or (lambda function, name: function)
+        return wrap(loss_and_predictions, "loss")(logits, targets)
+
+    def evaluate(self) -> None:
+        """Adds one point to every member's curve; a member whose losses are not finite is no longer alive."""
+        began = time.perf_counter()
+        seen = {name: self._evaluate_split(self.splits[name]) for name in ("validation", "test")}
+        share = (time.perf_counter() - began) / self.size
+        self.members = [
+            self._with_point(member, *(value[i] for name in seen for value in seen[name]), share)
+            for i, member in enumerate(self.members)
+        ]
+
+    def _with_point(self, m: Member, v_loss: float, v_acc: float, t_loss: float, t_acc: float, share: float) -> Member:
+        alive = all(abs(x) < float("inf") for x in (m.train_loss, v_loss, t_loss))
+        point = Evaluation(m.epoch, m.train_loss, v_loss, v_acc, t_loss, t_acc)
+        curve = (*m.curve, point) if alive else m.curve
+        return replace(m, alive=alive, curve=curve, wall_seconds=m.wall_seconds + share)
+
+    @torch.no_grad()
+    def _evaluate_split(self, split: Split) -> tuple[list[float], list[float]]:
+        """(mean loss per scored token, MAD accuracy) of every member."""
+        size = self.members[0].run.recipe.batch_size
+        total, count, predictions, targets = 0.0, 0.0, [], []
+        for first in range(0, split.examples, size):
+            order = torch.arange(first, first + size, device=self.device)
+            order = torch.where(order < split.examples, order, -1).expand(self.size, -1)
+            inputs, wanted = split.batch(order)
+            with torch.set_grad_enabled(self.region is not None):  # compiled regions exist with gradients only
+                loss, predicted = self.losses(inputs, wanted)
+            scored = (wanted != IGNORED).sum((1, 2))
+            total, count = total + loss.detach() * scored, count + scored
+            predictions.append(predicted)
+            targets.append(wanted)
+        accuracy = self._accuracy(torch.cat(predictions, 1), torch.cat(targets, 1), split.examples)
+        assert isinstance(total, Tensor)
+        return (total / count).tolist(), accuracy.tolist()
+
+    def _accuracy(self, predictions: Tensor, targets: Tensor, examples: int) -> Tensor:
+        score, classes = torch.zeros(self.size, device=self.device), self.model.vocabulary
+        for first in range(0, examples, SCORE_BATCH):
+            batch = slice(first, min(first + SCORE_BATCH, examples))
+            share = (batch.stop - batch.start) / examples
+            score += share * macro_accuracy_torch(predictions[:, batch], targets[:, batch], classes)
+        return score
+
+    def is_over(self, member: Member) -> bool:
+        """Diverged, done, or as good as a run can be told to be."""
+        recipe, last = member.run.recipe, member.curve[-1] if member.curve else None
+        reached = last is not None and min(last.validation_accuracy, last.test_accuracy) >= recipe.stop_accuracy
+        return not member.alive or member.epoch >= recipe.epochs or reached
+
+    def due(self) -> bool:
+        """Whether some member is to be evaluated now. All members of a fleet keep the same rhythm."""
+        recipe = self.members[0].run.recipe
+        return any(m.epoch % recipe.evaluate_every == 0 or m.epoch >= recipe.epochs for m in self.members)
+
+    def leave(self, over: Callable[[Member], bool]) -> list[Outcome]:
+        """Takes out the members that are over, and says what became of them."""
+        gone = [member for member in self.members if over(member)]
+        if gone:
+            self.select([i for i, member in enumerate(self.members) if not over(member)])
+        return [outcome(member, self.model.parameters, str(self.device)) for member in gone]
+
+    def select(self, indices: list[int]) -> None:
+        """Keeps only these members."""
+        kept = torch.tensor(indices, dtype=torch.long, device=self.device)
+        self.members = [self.members[i] for i in indices]
+        self.weights = self.weights.keep(kept)
+        self.splits = {name: split.keep(kept) for name, split in self.splits.items()}
+        self.__post_init__()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how the members go on: plain data and tensors on the CPU."""
+        from dataclasses import asdict
+
+        members = [
+            {"key": m.run.key, "epoch": m.epoch, "wall_seconds": m.wall_seconds, "alive": m.alive,
+             "train_loss": m.train_loss, "curve": [asdict(point) for point in m.curve]}
+            for m in self.members
+        ]  # fmt: skip
+        return {"members": members, "weights": self.weights.to_cpu()}
+
+
+def load_splits(runs: Sequence[Run], load: Load, device: torch.device) -> dict[str, Split]:
+    """Training, validation and test sets of these runs, on the device."""
+    return {name: load_split(runs, name, load, device) for name in ("train", "validation", "test")}
+
+
+def restored(
+    model: Model, runs: Sequence[Run], state: dict[str, Any], load: Load, device: torch.device,
+    region: Region | None = None,
+) -> Fleet:  # fmt: skip
+    """A fleet as `state` left it; runs: those of its members that are still wanted."""
+    by_key = {run.key: run for run in runs}
+    kept = [i for i, saved in enumerate(state["members"]) if saved["key"] in by_key]
+    members = []
+    for i in kept:
+        saved = dict(state["members"][i])
+        run, curve = by_key[saved.pop("key")], tuple(Evaluation(**point) for point in saved.pop("curve"))
+        members.append(Member(run, curve=curve, **saved))
+    weights = Weights(model.specs, **{n: t[kept].to(device) for n, t in state["weights"].items()})
+    return Fleet(model, members, weights, load_splits([m.run for m in members], load, device), device, region)
+
+
+def outcome(member: Member, parameters: int, device: str) -> Outcome:
+    """What became of a member that is over."""
+    run = member.run
+    common = (member.epoch, member.curve, parameters, member.wall_seconds, device)
+    if not member.alive:
+        message = f"a loss was not finite by epoch {member.epoch}"
+        return Outcome(run.key, "diverged", None, None, None, *common, message)
+    return Outcome(run.key, "finished", *select(member.curve), *common)
+
+
+def loss_and_predictions(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy over scored positions [F], the likeliest class [F, B, T]).
+
+    logits [F, B, T, V] in any precision, targets [F, B, T] with -100 where nothing is scored.
+    """
+    wide = logits.float() if logits.dtype != torch.float64 else logits
+    scored = targets != IGNORED
+    wanted = wide.gather(-1, targets.clamp_min(0)[..., None]).squeeze(-1)
+    losses = torch.where(scored, wide.logsumexp(-1) - wanted, 0.0)
+    return losses.sum((1, 2)) / scored.sum((1, 2)).clamp_min(1), wide.argmax(-1)

@@ -1,0 +1,71 @@
+"""How many members fit: measured on one small fleet, not guessed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from archer.fleet.data import Load
+from archer.fleet.fleet import Fleet
+from archer.fleet.run import Run
+from archer.model.backbone import Model, Region
+
+SHARE = 0.7
+"""Of the free memory, this much is planned with; the rest is for what was not measured."""
+
+
+def capacity(model: Model, run: Run, device: torch.device, load: Load, region: Region | None) -> int:
+    """How many runs like this one fit on the device together, at least 1."""
+    if device.type == "cuda":
+        return max(1, int(SHARE * _free_bytes_cuda(device) / _bytes_per_run_cuda(model, run, device, load)))
+    return max(1, int(SHARE * free_bytes_cpu() / bytes_saved(model, run, load)))
+
+
+def bytes_saved(model: Model, run: Run, load: Load) -> int:
+    """Bytes that one run keeps for its backward pass, counted on a batch; the workspace of one more such
+    layer comes on top, for which the count is doubled."""
+    fleet = Fleet.start(model, [run], load, torch.device("cpu"))
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    order = torch.arange(min(4, fleet.splits["train"].examples))[None]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        fleet.losses(*fleet.splits["train"].batch(order))
+    scale = run.recipe.batch_size / order.shape[1]
+    return int(2 * sum(kept.values()) * scale) + 6 * fleet.weights.flat.nbytes
+
+
+def free_bytes_cpu() -> int:
+    """Memory that this process may still use: what the kernel calls available, or the control group's rest."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next(x for x in meminfo.read_text().splitlines() if x.startswith("MemAvailable"))
+        available = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
+
+
+def _free_bytes_cuda(device: torch.device) -> int:
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _bytes_per_run_cuda(model: Model, run: Run, device: torch.device, load: Load) -> int:
+    """Peak of one training step without compilation (an upper bound for the compiled one), per member."""
+    runs = [replace(run, seed=run.seed), replace(run, seed=run.seed)]
+    fleet = Fleet.start(model, runs, load, device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    order = torch.arange(run.recipe.batch_size, device=device).expand(2, -1)
+    fleet.weights.gradient(fleet.losses(*fleet.splits["train"].batch(order))[0].sum())
+    return (torch.cuda.max_memory_allocated(device) - before) // 2 + 6 * fleet.weights.flat[0].nbytes

@@ -1,0 +1,201 @@
+"""Training any number of runs: group them by shape, pack each group into memory, keep every place busy.
+
+A group's fleet starts with as many runs as fit. When members leave, waiting runs take their places; when
+none wait, the fleet shrinks. What is finished is handed out at once; the rest is checkpointed, so that a
+process killed at any moment continues where its last checkpoint stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from archer.fleet.compile import compiler_for
+from archer.fleet.data import Load
+from archer.fleet.fleet import Fleet, load_splits, restored
+from archer.fleet.memory import capacity
+from archer.fleet.run import Outcome, Run
+from archer.fleet.state import Weights
+from archer.fleet.subjects import build_mixer
+from archer.mad.store import load as load_examples
+from archer.model.backbone import Model, Region
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train, none of which changes a result.
+
+    checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two.
+    stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest: members at most.
+    compiled: None for "on a GPU".
+    """
+
+    device: str = "cpu"
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 20.0
+    stop_after_seconds: float | None = None
+    largest: int | None = None
+    compiled: bool | None = None
+
+
+def train(
+    runs: Sequence[Run], options: Options | None = None, *, load: Load = load_examples,
+    report: Callable[[Event], None] = lambda event: None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Trains all runs and yields each outcome as soon as it is known.
+
+    report: hears events ({"event": "fleet" | "epoch", ...}). Runs that are not yielded were left for later
+    (stop_after_seconds).
+    """
+    options = options or Options()
+    began = time.monotonic()
+    groups: dict[Any, list[Run]] = {}
+    for run in dict.fromkeys(runs):
+        groups.setdefault(run.group, []).append(run)
+    for group in groups.values():
+        if options.stop_after_seconds and time.monotonic() - began > options.stop_after_seconds:
+            return
+        yield from _Packing(group, options, load, report, began).train()
+
+
+def build_model(run: Run) -> Model:
+    """The model that a run trains."""
+    recipe = run.recipe
+    mixer = build_mixer(run.subject, recipe)
+    return Model(
+        mixer, run.backbone, run.setting.vocabulary, recipe.width, recipe.mixers, run.padded_length,
+        recipe.embedding_deviation,
+    )  # fmt: skip
+
+
+class _Packing:
+    """One group of runs on its way through one device."""
+
+    def __init__(
+        self, runs: list[Run], options: Options, load: Load, report: Callable[[Event], None], began: float
+    ) -> None:
+        self.options, self.load, self.report, self.began = options, load, report, began
+        self.device = torch.device(options.device)
+        self.model = build_model(runs[0])
+        compiled = options.compiled if options.compiled is not None else self.device.type == "cuda"
+        self.region: Region | None = compiler_for(runs[0]) if compiled else None
+        self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
+        self.parked: list[dict[str, Any]] = []
+        self.runs = runs
+        self.saved_at = time.monotonic()
+
+    def train(self) -> Iterator[Outcome]:
+        fleet, self.waiting = self._begin()
+        self._announce(fleet)
+        while fleet.size:
+            try:
+                fleet.run_epoch()
+                if fleet.due():
+                    fleet.evaluate()
+            except torch.OutOfMemoryError:
+                fleet = self._halve(fleet)
+                continue
+            self._tell(fleet)
+            finished = fleet.leave(fleet.is_over) if fleet.due() else []
+            yield from finished
+            fleet = self._refill(fleet)
+            if self._is_time_up():
+                self._save(fleet, force=True)
+                return
+            self._save(fleet, force=bool(finished))
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+    def _begin(self) -> tuple[Fleet, deque[Run]]:
+        """From the checkpoint, where there is one; then as many new runs as fit."""
+        state = read_checkpoint(self.path) if self.path else None
+        self.room = self.options.largest or capacity(self.model, self.runs[0], self.device, self.load, self.region)
+        if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
+            fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
+            running = {member.run.key for member in fleet.members}
+            return fleet, deque(run for run in self.runs if run.key not in running)
+        first = self.runs[: self.room]
+        fleet = Fleet.start(self.model, first, self.load, self.device, self.region)
+        return fleet, deque(self.runs[self.room :])
+
+    def _refill(self, fleet: Fleet) -> Fleet:
+        """Parked members first, then waiting runs, into the free places."""
+        while self.parked and fleet.size + len(self.parked[0]["members"]) <= self.room:
+            fleet = self._joined(fleet, restored(self.model, self.runs, self.parked.pop(0), self.load, self.device))
+        free = min(self.room - fleet.size, len(self.waiting))
+        rhythm = self.runs[0].recipe.evaluate_every
+        if free > 0 and all(member.epoch % rhythm == 0 for member in fleet.members):
+            new = [self.waiting.popleft() for _ in range(free)]
+            fleet = self._joined(fleet, Fleet.start(self.model, new, self.load, self.device))
+            self._announce(fleet)
+        return fleet
+
+    def _joined(self, fleet: Fleet, other: Fleet) -> Fleet:
+        members = [*fleet.members, *other.members]
+        weights: Weights = fleet.weights.join(other.weights)
+        splits = load_splits([member.run for member in members], self.load, self.device)
+        return Fleet(self.model, members, weights, splits, self.device, self.region)
+
+    def _halve(self, fleet: Fleet) -> Fleet:
+        """The device's memory did not suffice: half of the members wait, as they are, in the CPU's."""
+        if fleet.size == 1:
+            raise MemoryError(
+                f"one run of {fleet.members[0].run.setting.name} does not fit into the memory of {self.device}; "
+                "use a smaller preset or another device"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.room = fleet.size // 2
+        state = fleet.state()
+        kept, parked = {k: v[: self.room] for k, v in state["weights"].items()}, {
+            k: v[self.room :] for k, v in state["weights"].items()
+        }
+        self.parked.append({"members": state["members"][self.room :], "weights": parked})
+        self.report({"event": "smaller", "members": self.room})
+        smaller = {"members": state["members"][: self.room], "weights": kept}
+        return restored(self.model, self.runs, smaller, self.load, self.device, self.region)
+
+    def _is_time_up(self) -> bool:
+        limit = self.options.stop_after_seconds
+        return limit is not None and time.monotonic() - self.began > limit
+
+    def _save(self, fleet: Fleet, force: bool = False) -> None:
+        if not self.path or not fleet.size:
+            return
+        if force or time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
+            state = fleet.state()
+            for parked in self.parked:
+                state["members"] = [*state["members"], *parked["members"]]
+                state["weights"] = {k: torch.cat([v, parked["weights"][k]]) for k, v in state["weights"].items()}
+            write_checkpoint(self.path, state)
+            self.saved_at = time.monotonic()
+
+    def _announce(self, fleet: Fleet) -> None:
+        run = self.runs[0]
+        settings = sorted({member.run.setting.name for member in fleet.members})
+        self.report(
+            {"event": "fleet", "subject": run.subject.name, "settings": settings, "members": fleet.size,
+             "waiting": len(self.waiting), "epochs": run.recipe.epochs, "parameters": self.model.parameters}
+        )  # fmt: skip
+
+    def _tell(self, fleet: Fleet) -> None:
+        tasks: dict[str, list[float]] = {}
+        for member in fleet.members:
+            if member.curve:
+                tasks.setdefault(member.run.setting.task, []).append(member.curve[-1].validation_accuracy)
+        best = {task: max(values) for task, values in tasks.items()}
+        epochs = [member.epoch for member in fleet.members]
+        run = fleet.members[0].run
+        self.report(
+            {"event": "epoch", "subject": run.subject.name, "epoch": max(epochs), "epochs": run.recipe.epochs,
+             "members": fleet.size, "steps_done": sum(epochs), "best": best}
+        )  # fmt: skip

@@ -1,0 +1,80 @@
+"""The layers of every model, written for a fleet: activations [F, B, T, D], parameters [F, ...].
+
+F runs, B sequences of a batch, T tokens, D width, E features of a projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [F, ..., D] times weight [F, D, E], one product per run. Returns [F, ..., E]."""
+    flat = x.flatten(1, -2)
+    if bias is None:
+        y = torch.bmm(flat, weight)
+    else:
+        y = torch.baddbmm(bias[:, None], flat, weight)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """x / rms(x) times weight, over the last axis, in float32. weight broadcasts against x."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight
+
+
+def l2_normalise(x: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """x / |x| over the last axis, in float32, returned in x's own precision."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + epsilon)).to(x.dtype)
+
+
+def short_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """Causal convolution of each channel with its own taps: x [F, B, T, E], weight [F, taps, E].
+
+    The last tap meets the current token.
+    """
+    taps, length = weight.shape[1], x.shape[2]
+    padded = torch.nn.functional.pad(x, (0, 0, taps - 1, 0))
+    y = padded[:, :, taps - 1 :] * weight[:, None, taps - 1, None]
+    for tap in range(taps - 1):
+        y = y + padded[:, :, tap : tap + length] * weight[:, None, tap, None]
+    return y
+
+
+class _Embedding(torch.autograd.Function):
+    """Row lookup per run, with a gradient that is a product with one-hot rows: no atomic additions, so two
+    executions give the same sum, and rare tokens cost no sort."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.rows = table.shape[1]
+        runs = torch.arange(table.shape[0], device=table.device).view(-1, *(1,) * (tokens.dim() - 1))
+        return table[runs, tokens]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (tokens,) = ctx.saved_tensors
+        flat = gradients[0].flatten(1, -2)
+        rows = torch.arange(ctx.rows, device=tokens.device)
+        one_hot = (tokens.flatten(1)[:, None, :] == rows[None, :, None]).to(flat.dtype)
+        return torch.bmm(one_hot, flat), None
+
+
+def embed(table: Tensor, tokens: Tensor) -> Tensor:
+    """table [F, V, D], tokens [F, B, T] in 0..V-1. Returns [F, B, T, D]."""
+    return _Embedding.apply(table, tokens)  # type: ignore[return-value]
+
+
+def sinusoid_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Sine and cosine position features [T, D] with geometric wavelengths (Vaswani 2017, arXiv:1706.03762)."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=device) * (-torch.log(torch.tensor(10000.0)).item() / (half - 1)))
+    angles = torch.arange(length, device=device)[:, None] * rates[None]
+    features = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(features, (0, width - 2 * half))

@@ -1,0 +1,189 @@
+"""The token mixer around a rule: projections, short convolution, normalisation, the chunk loop, output.
+
+    q, k, v = SiLU(conv4(x W)), q and k L2-normalised per head; beta = σ(x W_beta), one per head
+    y = RMSNorm(o) [· SiLU(x W_gate)] W_out
+
+Source: the layers of Yang 2024, arXiv:2406.06484 and arXiv:2412.06464. Shapes: x [F, B, T, D]; per head
+[F, B, H, T, Dk or Dv]; the projections of q, k, v, gate, beta and features are one matrix, [F, D, E].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from archer.errors import UserError
+from archer.model.layers import l2_normalise, linear, rms_norm, short_convolution
+from archer.model.parameters import ONES, Initial, Parameters, ParameterSpec, linear_initial
+from archer.rules import Rule, chunk_loop
+from archer.rules.rule import Parameter
+
+TAPS = 4
+
+
+class TokenMixer(Protocol):
+    """Mixes information between the tokens of a sequence; learns what `specs` lists."""
+
+    @property
+    def name(self) -> str: ...
+
+    def specs(self) -> tuple[ParameterSpec, ...]: ...
+
+    def __call__(self, parameters: Parameters, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class RuleMixer:
+    """A rule as a token mixer of `width` with `heads` heads of key size width / heads."""
+
+    rule: Rule
+    width: int
+    heads: int
+    chunk_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.width % self.head_count:
+            raise UserError(f"width {self.width} is no multiple of {self.head_count} heads; change one of them")
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    @property
+    def head_count(self) -> int:
+        return self.rule.layer.heads or self.heads
+
+    @property
+    def key_size(self) -> int:
+        return self.width // self.head_count
+
+    @property
+    def value_size(self) -> int:
+        return int(self.key_size * self.rule.layer.expand_value)
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        """Columns of the fused projection, by name and in order."""
+        heads, key, value = self.head_count, self.heads_key, self.heads_value
+        sizes = {"1": 1, "Dk": self.key_size, "Dv": self.value_size}
+        columns = {"q": key, "k": key, "v": value, "beta": heads}
+        columns |= {name: heads * sizes[feature.width] for name, feature in self.rule.features.items()}
+        return columns | ({"gate": value} if self.rule.layer.output_gate else {})
+
+    @property
+    def heads_key(self) -> int:
+        return self.head_count * self.key_size
+
+    @property
+    def heads_value(self) -> int:
+        return self.head_count * self.value_size
+
+    def specs(self) -> tuple[ParameterSpec, ...]:
+        """Everything that this layer learns, per run. Column blocks of `project.*` are separate parameters
+        by name, so that a rule's extra features do not change the first values of q, k and v."""
+        inputs = linear_initial(self.width)
+        specs = [ParameterSpec(f"project.{n}", (self.width, size), inputs) for n, size in self._columns.items()]
+        if self.rule.layer.short_convolution:
+            sizes = {"q": self.heads_key, "k": self.heads_key, "v": self.heads_value}
+            specs += [ParameterSpec(f"conv.{n}", (TAPS, size), linear_initial(TAPS)) for n, size in sizes.items()]
+        specs += [self._rule_spec(name, parameter) for name, parameter in self.rule.parameters.items()]
+        specs += [self._bias_spec(name) for name, feature in self.rule.features.items() if feature.bias is not None]
+        specs.append(ParameterSpec("norm", (self.value_size,), ONES))
+        specs.append(ParameterSpec("out", (self.heads_value, self.width), linear_initial(self.heads_value)))
+        return tuple(specs)
+
+    def _rule_spec(self, name: str, parameter: Parameter) -> ParameterSpec:
+        sizes = {"1": 1, "Dk": self.key_size, "Dv": self.value_size}
+        shape = (self.head_count, sizes[parameter.rows], sizes[parameter.columns])
+        drawn = not isinstance(parameter.initial, float | int)
+        initial = parameter.initial if drawn else Initial("constant", parameter.stored_initial())
+        return ParameterSpec(f"rule.{name}", shape, initial)  # type: ignore[arg-type]
+
+    def _bias_spec(self, name: str) -> ParameterSpec:
+        return ParameterSpec(f"bias.{name}", (self._columns[name],), Initial("constant", self.rule.features[name].bias))  # type: ignore[arg-type]
+
+    def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """x [F, B, T, D] to [F, B, T, D]."""
+        return self.finish(parameters, *self.mix(parameters, self.project(parameters, x)))
+
+    def project(self, parameters: Parameters, x: Tensor) -> dict[str, Tensor]:
+        """All linear maps of the input at once: name to [F, B, T, columns]."""
+        columns = self._columns
+        fused = torch.cat([parameters[f"project.{name}"] for name in columns], dim=-1)
+        parts = linear(x, fused).split(list(columns.values()), dim=-1)
+        return dict(zip(columns, parts, strict=True))
+
+    def mix(self, parameters: Parameters, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Convolution, normalisation and the chunk loop: o [F, B, H, T, Dv], and the gate's input."""
+        for name in ("q", "k", "v"):
+            if self.rule.layer.short_convolution:
+                taps = parameters[f"conv.{name}"].to(parts[name].dtype)
+                parts[name] = short_convolution(parts[name], taps)
+            parts[name] = self._by_head(torch.nn.functional.silu(parts[name]))
+        q, k = l2_normalise(parts["q"]), l2_normalise(parts["k"])
+        beta = self._by_head(parts["beta"]).sigmoid()
+        o, _ = chunk_loop(
+            self.rule, q, k, parts["v"], beta, self._features(parameters, parts), self.values(parameters),
+            chunk_size=self.chunk_size,
+        )  # fmt: skip
+        return o, parts.get("gate")
+
+    def finish(self, parameters: Parameters, o: Tensor, gate: Tensor | None) -> Tensor:
+        """Output norm, gate and projection: o [F, B, H, T, Dv] to [F, B, T, D]."""
+        o = rms_norm(o.transpose(2, 3), parameters["norm"][:, None, None, None])
+        if gate is not None:
+            o = o * torch.nn.functional.silu(gate.float() if gate.dtype == torch.bfloat16 else gate).view_as(o)
+        return linear(o.flatten(-2), parameters["out"])
+
+    def values(self, parameters: Parameters) -> dict[str, Tensor]:
+        """The rule's parameters as its slots see them: [F, 1, H, rows, columns]."""
+        return {n: p.value(parameters[f"rule.{n}"])[:, None] for n, p in self.rule.parameters.items()}
+
+    def _features(self, parameters: Parameters, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        features: dict[str, Any] = {}
+        for name, feature in self.rule.features.items():
+            raw = parts[name]
+            if feature.bias is not None:
+                raw = raw + parameters[f"bias.{name}"][:, None, None]
+            raw = self._by_head(raw)
+            features[name] = raw.sigmoid() if feature.within == (0, 1) else raw
+        return features
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """[F, B, T, H * size] to [F, B, H, T, size]."""
+        return x.unflatten(-1, (self.head_count, -1)).transpose(2, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleMixer:
+    """Any `torch.nn.Module` that maps [B, T, D] to [B, T, D], as a token mixer of a fleet, by vmap.
+
+    make: builds the module (it may draw random numbers; they are drawn under each run's own seed).
+    """
+
+    name: str
+    make: Any
+
+    @cached_property
+    def _module(self) -> torch.nn.Module:
+        return self.make()
+
+    def specs(self) -> tuple[ParameterSpec, ...]:
+        named = self._module.named_parameters()
+        return tuple(ParameterSpec(name, tuple(p.shape), Initial("constant")) for name, p in named)
+
+    def initial_values(self, seed: int) -> dict[str, Tensor]:
+        """First values as the module itself draws them, under this seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return {name: p.detach().float() for name, p in self.make().named_parameters()}
+
+    def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
+        def one(values: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return torch.func.functional_call(self._module, values, (inputs,))
+
+        return torch.func.vmap(one, randomness="error")(dict(parameters), x)
