@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from archer.rules.loop import chunk_loop, initial_state
 
 __all__ = [
-    "BASE", "PREPARED", "REFERENCE", "SLOTS", "VOCABULARY", "Carried", "Draw", "Feature", "Layer", "Parameter",
-    "Rule", "RuleError", "chunk_loop", "get_rule", "initial_state", "invert_unit_lower", "load_rule",
-    "resolve_history_name", "rotate", "rule_names", "wy",
+    "BASE", "PREPARED", "REFERENCE", "SLOTS", "VOCABULARY", "Carried", "Draw", "Feature", "Layer",
+    "Parameter", "Rule", "RuleError", "chunk_loop", "get_rule", "initial_state", "invert_unit_lower",
+    "load_rule", "resolve_history_name", "rotate", "rule_names", "wy",
 ]  # fmt: skip
 
 _LAZY = {

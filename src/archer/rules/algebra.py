@@ -16,11 +16,15 @@ from archer.rules.rule import RuleError
 class _UnitLowerInverse(torch.autograd.Function):
     """(I + A)⁻¹ for strictly lower triangular A, with the short gradient -Tᵀ (dL/dT) Tᵀ."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, strictly_lower: Tensor) -> Tensor:
-        inverse = invert_unit_lower_plainly(strictly_lower)
-        ctx.save_for_backward(inverse)
-        return inverse
+    def forward(strictly_lower: Tensor) -> Tensor:  # type: ignore[override]
+        return invert_unit_lower_plainly(strictly_lower)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[override]
+        ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]

@@ -159,8 +159,8 @@ def _call(rule: Rule, slot: str, values: Values) -> Any:
     missing = [name for name in names if name not in values]
     if missing:
         raise RuleError(
-            f"rule {rule.name}: slot `{slot}` asks for `{missing[0]}`, which does not exist at that point of the "
-            f"loop; there it may ask for {', '.join(sorted(values))}"
+            f"rule {rule.name}: slot `{slot}` asks for `{missing[0]}`, which does not exist at that point "
+            f"of the loop; there it may ask for {', '.join(sorted(values))}"
         )
     return rule.slots[slot](**{name: values[name] for name in names})
 

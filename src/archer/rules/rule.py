@@ -275,7 +275,7 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
 
 
 def _is_prepared(rule: Rule, name: str) -> bool:
-    """Whether `prepare` hands this name on: it stands as a key in a dictionary of the file that defines it."""
+    """Whether `prepare` hands this name on: it stands as a key in a dictionary of the rule's files."""
     texts = (rule.source, *rule.ancestry)
     keys = {
         key.value

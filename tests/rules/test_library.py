@@ -1,0 +1,189 @@
+"""What the library says about itself: history names, state-write rules, declarations, errors."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+import archer
+from archer.errors import UserError
+from archer.rules import RuleError, get_rule, load_rule, resolve_history_name, rule_names
+from archer.rules.inputs import random_inputs
+
+HISTORY = Path(archer.__file__).parent / "ledger" / "history"
+STATE_WRITES = {
+    "decay", "adaptive_decay", "momentum", "adam", "rmsprop", "layernorm_write", "error_gated", "topk_error",
+}  # fmt: skip
+"""The rules that RULES says compute exactly what delta_net computes within one chunk."""
+
+
+def writes_only(name: str) -> bool:
+    rule = get_rule(name)
+    return rule.parent is not None and set(rule.own) <= {"retain", "write"}
+
+
+def test_the_state_write_rules_are_those_that_change_only_retain_and_write():
+    assert {n for n in rule_names() if writes_only(n) and get_rule(n).parent == "delta_net"} == STATE_WRITES
+
+
+@pytest.mark.parametrize("name", [name for name in rule_names() if writes_only(name)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_within_one_chunk_a_state_write_rule_is_its_parent_to_the_bit(name, dtype):
+    rule = get_rule(name)
+    for length in (1, 31, 32):
+        inputs = random_inputs(rule, length=length, spread=1.0, dtype=dtype)
+        parent_o, _ = inputs.run(get_rule(rule.parent))
+        assert torch.equal(inputs.run(rule)[0], parent_o)
+
+
+@pytest.mark.parametrize("name", [name for name in rule_names() if writes_only(name)])
+def test_beyond_one_chunk_a_state_write_rule_differs_from_its_parent(name):
+    """From the second chunk on where the write changes; from the third where only the retained state does."""
+    rule = get_rule(name)
+    inputs = random_inputs(rule, length=96)
+    parent_o, _ = inputs.run(get_rule(rule.parent))
+    o, _ = inputs.run(rule)
+    same = (
+        32 if get_rule(rule.parent).slots["write"] is not rule.slots["write"] and name != "momentum" else 64
+    )
+    assert torch.equal(o[..., :same, :], parent_o[..., :same, :])
+    assert (o - parent_o)[..., same:, :].abs().max() > 1e-3
+
+
+def test_no_two_rules_compute_the_same():
+    outputs = {}
+    for name in rule_names():
+        o, _ = random_inputs(get_rule(name), length=70).run(get_rule(name))
+        outputs[name] = o
+    names = list(outputs)
+    same = [
+        (left, right)
+        for i, left in enumerate(names)
+        for right in names[i + 1 :]
+        if torch.allclose(outputs[left], outputs[right], atol=1e-6)
+    ]
+    # each pair starts at one point and parts when the learned number moves
+    assert same == [("hybrid", "hybrid_half"), ("softmax_scaled", "softmax_scaled_fixed")]
+
+
+def history_models():
+    for path in sorted(HISTORY.glob("*.csv")):
+        with path.open(encoding="utf-8") as file:
+            yield from (row[0] for row in list(csv.reader(file))[1:] if row[0].startswith(("delta", "gated")))
+
+
+def test_every_model_of_the_history_tables_has_its_rule():
+    models = set(history_models())
+    assert len(models) >= 20
+    assert {model for model in models if resolve_history_name(model) is None} == set()
+
+
+def test_history_names_are_unique():
+    names = [alias for name in rule_names() for alias in get_rule(name).history]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("history", "name"),
+    [
+        ("delta_net_4layer", "delta_net"),
+        ("gated_delta_net_4layer", "gated_delta_net"),
+        ("delta_net_4layer_rope_qk_in_for_loop", "rope_in_loop"),
+        ("delta_net_4layer_add_rope_to_keys_and_queries_before_l2norm", "rope"),
+        ("softmax_after_attn", "softmax"),
+        ("hybrid_softmax_raw_attention_in_for_loop", "hybrid"),
+        ("adam", "adam"),
+        ("delta_net_4layer_of_another_kind", None),
+    ],
+)
+def test_history_names_resolve(history, name):
+    assert resolve_history_name(history) == name
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_a_rule_says_what_it_is(name):
+    rule = get_rule(name)
+    assert rule.title
+    assert rule.equation
+    assert rule.citation
+    assert rule.parent in rule_names() or name == "delta_net"
+
+
+def test_an_unknown_rule_gives_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'softmax'"):
+        get_rule("sofmax")
+
+
+def load(text):
+    return load_rule(text, "mine", get_rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('parent = "delta_net"\n', "it defines no slot"),
+        ("def write(G):\n    return G\n", 'expected a line `parent = "delta_net"`'),
+        ('parent = "delta_net"\ndef write(G, speed):\n    return speed * G\n', "asks for `speed`"),
+        ('parent = "delta_net"\ndef write(G:\n', "line 2 is not Python"),
+        (
+            'from archer.rules import Parameter\nparent = "delta_net"\nspeed = Parameter()\n'
+            "def write(G):\n    return G\n",
+            "`speed` is declared, but no slot asks for it",
+        ),
+        ('parent = "delta_nt"\ndef write(G):\n    return G\n', "did you mean 'delta_net'"),
+    ],
+)
+def test_a_broken_file_says_what_to_change(text, message):
+    with pytest.raises(ValueError, match=message):
+        load(text)
+
+
+def test_a_slot_that_asks_too_early_is_told_what_there_is():
+    rule = load('parent = "delta_net"\ndef correct(e, G):\n    return e\n')
+    with pytest.raises(RuleError, match="`correct` asks for `G`, which does not exist at that point"):
+        random_inputs(rule).run(rule)
+
+
+def test_weights_and_keep_may_come_from_parameters_alone():
+    """Without the axis of chunks, as the mean over the past and a constant fading do."""
+    rule = load(
+        "from archer.rules import Parameter, wy\n"
+        'parent = "delta_net"\n'
+        "gamma = Parameter(0.5, within=(0, 1))\n"
+        "def prepare(k, v, beta, gamma):\n    return {**wy(k, v, beta), 'keep': gamma}\n"
+        "def similarity(causal, gamma):\n    return causal * gamma\n"
+    )
+    o, state = random_inputs(rule, length=100).run(rule)
+    assert o.shape == (2, 3, 100, 6)
+    _, expected = random_inputs(get_rule("decay"), length=100).run(load(
+        "from archer.rules import Parameter\n"
+        'parent = "delta_net"\n'
+        "gamma = Parameter(0.5, within=(0, 1))\n"
+        "def retain(S, gamma):\n    return 0.5 * S\n"
+    ))  # fmt: skip
+    torch.testing.assert_close(state["S"], expected["S"])
+
+
+def test_a_name_may_change_its_kind_in_a_child():
+    """The child's feature replaces the parent's parameter of that name."""
+    rule = load(
+        'from archer.rules import Feature\nparent = "decay"\ngamma = Feature(within=(0, 1))\n'
+        "def retain(S, gamma):\n    return gamma[..., -1:, :] * S\n"
+    )
+    assert set(rule.features) == {"gamma"}
+    assert not rule.parameters
+
+
+def test_a_step_may_replace_the_loop():
+    rule = load(
+        'parent = "delta_net"\n'
+        "def step(q, k, u, w, scores, causal, S):\n"
+        "    e = u - w @ S\n"
+        '    return q @ S + (scores * causal) @ e, {"S": S + k.mT @ e}\n'
+    )
+    inputs = random_inputs(rule, length=100)
+    o, state = inputs.run(rule)
+    expected, expected_state = inputs.run(get_rule("delta_net"))
+    assert torch.equal(o, expected)
+    assert torch.equal(state["S"], expected_state["S"])
