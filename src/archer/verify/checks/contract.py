@@ -1,0 +1,78 @@
+"""Shapes, types and manners."""
+
+from __future__ import annotations
+
+import torch
+
+from archer.verify.candidate import Candidate, Probe, RuleCandidate
+from archer.verify.checks.finding import Finding, check
+
+LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
+
+
+@check(
+    "contract",
+    "Outputs and state have the declared shapes and types at any length; inputs are left as they were.",
+)
+def contract(candidate: Candidate) -> Finding:
+    """Every length in LENGTHS in float32, and one in float64 and bfloat16."""
+    probes = [Probe(length=length, dtype=torch.float32) for length in LENGTHS]
+    probes += [Probe(length=40, dtype=torch.float64), Probe(length=40, dtype=torch.bfloat16)]
+    for probe in probes:
+        problem = _problem(candidate, probe)
+        if problem:
+            return Finding(
+                False, problem, f"batch {probe.batch}, length {probe.length}, {_name(probe.dtype)}"
+            )
+    count = sum(x.numel() for x in candidate.parameters(None, torch.float32).values())
+    return Finding(
+        True,
+        f"shapes and types hold at lengths {LENGTHS[0]} to {LENGTHS[-1]}; {count} parameters in the probe",
+    )
+
+
+def _problem(candidate: Candidate, probe: Probe) -> str:
+    inputs = candidate.inputs(probe)
+    kept = {name: x.clone() for name, x in inputs.items()}
+    parameters = candidate.parameters(None, torch.float32 if probe.dtype == torch.bfloat16 and isinstance(
+        candidate, RuleCandidate) else probe.dtype)  # fmt: skip
+    output, state = candidate.run(inputs, parameters)
+    if not isinstance(output, torch.Tensor):
+        return f"the output is a {type(output).__name__}; a tensor was expected"
+    expected = candidate.output_shape(inputs)
+    if tuple(output.shape) != expected:
+        return f"the output has the shape {list(output.shape)}; {list(expected)} was expected"
+    if output.dtype not in (probe.dtype, torch.promote_types(probe.dtype, torch.float32)):
+        return f"the output is {_name(output.dtype)} for inputs of {_name(probe.dtype)}"
+    if output.device != inputs[next(iter(inputs))].device:
+        return f"the output is on {output.device}, the input on {inputs[next(iter(inputs))].device}"
+    if not bool(output.isfinite().all()):
+        return "the output is not finite"
+    changed = [name for name, x in kept.items() if not torch.equal(x, inputs[name])]
+    if changed:
+        return f"the input `{changed[0]}` was changed in place; compute a new tensor instead"
+    return (
+        _state_problem(candidate, inputs, state, probe.dtype) if isinstance(candidate, RuleCandidate) else ""
+    )
+
+
+def _state_problem(
+    candidate: RuleCandidate,
+    inputs: dict[str, torch.Tensor],
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> str:
+    expected = candidate.state_shapes(inputs)
+    if set(state) - {"tokens"} != set(expected):
+        return f"the state holds {sorted(set(state) - {'tokens'})}; {sorted(expected)} was declared"
+    kind = torch.promote_types(dtype, torch.float32)
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            return f"the state `{name}` has the shape {list(state[name].shape)}; {list(shape)} was declared"
+        if state[name].dtype != kind:
+            return f"the state `{name}` is {_name(state[name].dtype)}; keep it in {_name(kind)}"
+    return ""
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,60 @@
+"""What a check finds, and the clock and the net around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from archer.verify.result import CheckResult
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check. case: the smallest input that fails, in words."""
+
+    passed: bool
+    message: str
+    case: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. sentence: what it proves. find: takes a candidate (and what else the check needs)."""
+
+    name: str
+    sentence: str
+    find: Callable[..., Finding]
+
+    def run(self, *arguments: Any) -> CheckResult:
+        """Finds out. An exception out of the candidate's code is a failure of this check, with its words."""
+        started = time.perf_counter()
+        try:
+            finding = self.find(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is a finding
+            finding = Finding(
+                False, f"its code raised {type(error).__name__}: {_first_line(error)}", _where(error)
+            )
+        seconds = time.perf_counter() - started
+        return CheckResult(self.name, finding.passed, finding.message[:2000], seconds, finding.case[:500])
+
+
+def check(name: str, sentence: str) -> Callable[[Callable[..., Finding]], Check]:
+    """Makes a check of a function."""
+    return lambda find: Check(name, sentence, find)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else "without a message"
+
+
+def _where(error: Exception) -> str:
+    """The last line of the candidate's own text that the exception passed through."""
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith("<"):
+            line = f"line {trace.tb_lineno} of the candidate, in `{trace.tb_frame.f_code.co_name}`"
+        trace = trace.tb_next
+    return line
