@@ -1,0 +1,78 @@
+"""From runs to verdicts: paired differences, the noise floor, reach, seeds until decided, calibration.
+
+Nothing here trains or prints. docs/design/statistics.md gives the reasons; names load what they need when
+they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archer.judge.compare import compare
+    from archer.judge.errors import JudgeError
+    from archer.judge.history import analyse, rejudge_history
+    from archer.judge.noise import (
+        Duplicate,
+        NoiseFloor,
+        estimate_variance,
+        history_noise_floor,
+        noise_floor,
+        shipped_variance,
+    )
+    from archer.judge.predictions import score_predictions, track_record, widen, widening
+    from archer.judge.sequential import Confirmation, UntilDecided, begin, confirm, decide_sequentially, look
+    from archer.judge.verdict import verdict
+
+_MODULES = {
+    "compare": ("compare",),
+    "errors": ("JudgeError",),
+    "history": ("analyse", "rejudge_history"),
+    "noise": (
+        "Duplicate",
+        "NoiseFloor",
+        "estimate_variance",
+        "history_noise_floor",
+        "noise_floor",
+        "shipped_variance",
+    ),
+    "predictions": ("score_predictions", "track_record", "widen", "widening"),
+    "sequential": ("Confirmation", "UntilDecided", "begin", "confirm", "decide_sequentially", "look"),
+    "verdict": ("verdict",),
+}
+
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Confirmation",
+    "Duplicate",
+    "JudgeError",
+    "NoiseFloor",
+    "UntilDecided",
+    "analyse",
+    "begin",
+    "compare",
+    "confirm",
+    "decide_sequentially",
+    "estimate_variance",
+    "history_noise_floor",
+    "look",
+    "noise_floor",
+    "rejudge_history",
+    "score_predictions",
+    "shipped_variance",
+    "track_record",
+    "verdict",
+    "widen",
+    "widening",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name's module when the name is first asked for."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'archer.judge' has no attribute {name!r}")
+    value = getattr(import_module(f"archer.judge.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,371 @@
+"""How much a score moves when nothing changes: the noise floor of each task, and where it was learned.
+
+Model of one cell (rule r, setting s, seed t; docs/design/statistics.md):
+    score = level(r, s) + a(s, t) + b(r, t) + e(r, s, t)
+a (`seed_sd`) is common to all rules on the same data and cancels in a paired difference; b (`shared_sd`) is
+common to all settings of a task for one rule and seed; e (`cell_sd`) is what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from archer.judge.cells import Cells
+from archer.judge.errors import JudgeError
+from archer.judge.statistics import RESOLUTION
+from archer.ledger.history import HistoryTable
+from archer.ledger.records import TASKS, RunRecord
+
+HETEROGENEITY = 4.0
+"""How unlike the noise of different rules is taken to be until enough of them were repeated: the variances
+spread like those of samples with this many degrees of freedom."""
+
+FEWEST_RULES = 4
+"""Fewer repeated rules than this say nothing about how unlike their noise is."""
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The noise of one task.
+
+    sd: of a task score (the mean over `settings` settings) when it is trained again with another seed.
+    cell_sd, shared_sd, seed_sd: its parts, for one setting and seed (see the module). degrees_of_freedom:
+    what cell_sd rests on. heterogeneity: how alike the noise of different rules is, in degrees of freedom
+    (None: not measured). provisional: an upper bound taken from rules that differ, not from repeats.
+    """
+
+    task: str
+    sd: float
+    degrees_of_freedom: float
+    source: str
+    settings: int = 1
+    cell_sd: float = 0.0
+    shared_sd: float = 0.0
+    seed_sd: float = 0.0
+    heterogeneity: float | None = None
+    provisional: bool = False
+
+    def difference_variance(self, trained: int, settings: int) -> float:
+        """Expected variance of one seed's paired difference of task scores of two rules.
+
+        The mean is over `settings` settings, `trained` of which differ at all (the rest are equal by reach).
+        """
+        if settings == 0:
+            return 0.0
+        return 2 * (self.cell_sd**2 * trained + (self.shared_sd * trained) ** 2) / settings**2
+
+    def score_sd(self, settings: int) -> float:
+        """Of a task score over so many settings, when it is trained again with another seed."""
+        return math.sqrt((self.cell_sd**2 + self.seed_sd**2) / settings + self.shared_sd**2)
+
+    def weight(self) -> float:
+        """How many observations of a new rule's variance this is worth.
+
+        Its own uncertainty and the unlikeness of rules together: the relative variance of the product of two
+        scaled chi-squares.
+        """
+        if self.provisional:
+            return 1.0
+        own, unlike = self.degrees_of_freedom, self.heterogeneity or HETEROGENEITY
+        return own * unlike / (own + unlike + 2)
+
+
+def noise_floor(
+    runs: Sequence[RunRecord],
+    duplicates: Iterable[Duplicate] = (),
+    *,
+    preset: str | None = None,
+    shipped: bool = True,
+    exclude: frozenset[str] = frozenset(),
+) -> dict[str, NoiseFloor]:
+    """The noise of each task, from seed repeats and from rules that are one function in a setting.
+
+    duplicates: which rules compute the same function where (their runs with one seed differ by noise alone).
+    preset: the runs to use; may be left out when all are of one preset. exclude: rules that are being judged
+    and must not vouch for their own noise (their duplicates still count: those settings are not compared).
+    shipped: where fewer than three degrees of freedom were measured, use Archer's own file variance.json.
+    Tasks of which nothing is known are left out.
+    """
+    measured = estimate_variance(runs, duplicates, preset=preset, exclude=exclude)
+    if not shipped:
+        return measured
+    known = shipped_variance()
+    return {
+        task: _prefer(measured.get(task), known.get(task))
+        for task in TASKS
+        if task in measured or task in known
+    }
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """In this setting of this task, these rules compute the same function."""
+
+    task: str
+    setting: str
+    rules: frozenset[str]
+
+
+def estimate_variance(
+    runs: Sequence[RunRecord],
+    duplicates: Iterable[Duplicate] = (),
+    *,
+    preset: str | None = None,
+    exclude: frozenset[str] = frozenset(),
+    source: str | None = None,
+) -> dict[str, NoiseFloor]:
+    """Variance components of each task from runs alone; only tasks in which something was repeated.
+
+    This is how variance.json is made again from real runs: `write_variance(estimate_variance(runs), path)`.
+    """
+    presets = {run.preset for run in runs} if preset is None else {preset}
+    if len(presets) != 1:
+        if not runs:
+            return {}
+        raise JudgeError(
+            f"Runs of several presets ({', '.join(sorted(presets))}) have different noise: name one."
+        )
+    cells = Cells(runs, presets.pop())
+    groups = tuple(duplicates)
+    found = {task: _estimate_task(cells, task, groups, exclude, source) for task in TASKS}
+    return {task: floor for task, floor in found.items() if floor is not None}
+
+
+def _estimate_task(
+    cells: Cells, task: str, duplicates: Sequence[Duplicate], exclude: frozenset[str], source: str | None
+) -> NoiseFloor | None:
+    rules = [rule for rule in cells.rules if rule not in exclude]
+    settings = cells.settings(task)
+    fits = [_fit(_scores(cells, rules, task, setting)) for setting in settings]
+    repeats = [_duplicate_spread(cells, group) for group in duplicates if group.task == task]
+    fits = [fit for fit in fits if fit is not None]
+    freedom = sum(fit.freedom for fit in fits) + sum(df for _, df in repeats)
+    if freedom <= 0:
+        return None
+    squares = sum(fit.squares for fit in fits) + sum(total for total, _ in repeats)
+    cell = max(squares / freedom, RESOLUTION**2)
+    shared = _shared_variance(cells, rules, task, settings, cell)
+    seed = float(np.mean([fit.seed_variance for fit in fits])) if fits else 0.0
+    unlike = _heterogeneity(fits)
+    text = source or _source(fits, sum(df for _, df in repeats), cells.preset)
+    sd = math.sqrt((cell + seed) / len(settings) + shared)
+    return NoiseFloor(
+        task, sd, freedom, text, len(settings), math.sqrt(cell), math.sqrt(shared), math.sqrt(seed), unlike
+    )
+
+
+def _scores(cells: Cells, rules: Sequence[str], task: str, setting: str) -> list[tuple[str, int, float]]:
+    """(rule, seed, score) of every scored cell of a setting."""
+    found = []
+    for rule in rules:
+        for seed in sorted(cells.seeds(rule, task)):
+            score = cells.score(rule, task, setting, seed)
+            if score is not None:
+                found.append((rule, seed, score))
+    return found
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Residuals of `score = rule + seed` in one setting: squares and degrees of freedom, per rule too."""
+
+    squares: float
+    freedom: float
+    seed_variance: float
+    per_rule: dict[str, tuple[float, float]]
+
+
+def _fit(scores: Sequence[tuple[str, int, float]]) -> _Fit | None:
+    """Least squares with one level per rule and one per seed; rules with a single seed say nothing."""
+    counts: dict[str, int] = defaultdict(int)
+    for rule, _, _ in scores:
+        counts[rule] += 1
+    scores = [row for row in scores if counts[row[0]] > 1]
+    if not scores:
+        return None
+    rules, seeds = sorted({row[0] for row in scores}), sorted({row[1] for row in scores})
+    paired = len(rules) > 1
+    columns = [[row[0] == rule for row in scores] for rule in rules]
+    columns += [[row[1] == seed for row in scores] for seed in seeds[1:]] if paired else []
+    design = np.asarray(columns, dtype=float).T
+    values = np.asarray([row[2] for row in scores])
+    hat = design @ np.linalg.pinv(design)
+    residual = values - hat @ values
+    leverage = 1 - np.diag(hat)
+    per_rule = {
+        rule: (
+            float(sum(residual[i] ** 2 for i, row in enumerate(scores) if row[0] == rule)),
+            float(sum(leverage[i] for i, row in enumerate(scores) if row[0] == rule)),
+        )
+        for rule in rules
+    }
+    freedom = float(leverage.sum())
+    squares = float(residual @ residual)
+    if freedom < 0.5:
+        return None
+    return _Fit(
+        squares, freedom, _seed_variance(scores, rules, squares / freedom) if paired else 0.0, per_rule
+    )
+
+
+def _seed_variance(scores: Sequence[tuple[str, int, float]], rules: Sequence[str], residual: float) -> float:
+    """What seeds share over rules: the variance over seeds within a rule, less the residual."""
+    within = [float(np.var([row[2] for row in scores if row[0] == rule], ddof=1)) for rule in rules]
+    return max(0.0, float(np.mean(within)) - residual)
+
+
+def _shared_variance(
+    cells: Cells, rules: Sequence[str], task: str, settings: Sequence[str], cell: float
+) -> float:
+    """What one rule and seed share over settings: the residual of task scores beyond the cells' own."""
+    if len(settings) < 2:
+        return 0.0
+    by_setting = [{row[:2]: row[2] for row in _scores(cells, rules, task, setting)} for setting in settings]
+    complete = set.intersection(*(set(found) for found in by_setting))
+    rows = [
+        (rule, seed, float(np.mean([found[rule, seed] for found in by_setting]))) for rule, seed in complete
+    ]
+    fit = _fit(sorted(rows))
+    return 0.0 if fit is None else max(0.0, fit.squares / fit.freedom - cell / len(settings))
+
+
+def _duplicate_spread(cells: Cells, group: Duplicate) -> tuple[float, float]:
+    """Sum of squares and degrees of freedom among one function's runs with one seed."""
+    squares = freedom = 0.0
+    seeds = sorted(
+        set().union(*(cells.seeds(rule, group.task) for rule in group.rules)) if group.rules else ()
+    )
+    for seed in seeds:
+        scores = [cells.score(rule, group.task, group.setting, seed) for rule in sorted(group.rules)]
+        values = [score for score in scores if score is not None]
+        if len(values) > 1:
+            squares += float(np.var(values) * len(values))
+            freedom += len(values) - 1
+    return squares, freedom
+
+
+def _heterogeneity(fits: Sequence[_Fit]) -> float | None:
+    """How alike the rules' variances are, in degrees of freedom from 1 to 100 (Smyth 2004, section 6.2)."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for fit in fits:
+        for rule, (squares, freedom) in fit.per_rule.items():
+            totals[rule][0] += squares
+            totals[rule][1] += freedom
+    usable = [
+        (max(squares / freedom, RESOLUTION**2), freedom)
+        for squares, freedom in totals.values()
+        if freedom >= 1
+    ]
+    if len(usable) < FEWEST_RULES:
+        return None
+    variances, freedoms = (np.asarray(column) for column in zip(*usable, strict=True))
+    centred = np.log(variances) - special.digamma(freedoms / 2) + np.log(freedoms / 2)
+    excess = float(np.var(centred, ddof=1) - np.mean(special.polygamma(1, freedoms / 2)))
+    return 100.0 if excess <= 0 else float(np.clip(2 * _inverse_trigamma(excess), 1.0, 100.0))
+
+
+def _inverse_trigamma(value: float) -> float:
+    """x with trigamma(x) = value, by Newton's method on 1 / trigamma, which is nearly linear."""
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(special.polygamma(1, x))
+        step = trigamma * (1 - trigamma / value) / float(special.polygamma(2, x))
+        x += step
+        if abs(step) < 1e-10 * x:
+            break
+    return x
+
+
+def _source(fits: Sequence[_Fit], repeats: float, preset: str) -> str:
+    parts = []
+    if fits:
+        rules = {rule for fit in fits for rule in fit.per_rule}
+        parts.append(f"repeated seeds of {len(rules)} rules under {preset}")
+    if repeats:
+        parts.append(f"{repeats:g} repeats of rules that are one function")
+    return " and ".join(parts)
+
+
+def _prefer(measured: NoiseFloor | None, known: NoiseFloor | None) -> NoiseFloor:
+    """Measured noise once it rests on three degrees of freedom; Archer's own file before that.
+
+    A provisional floor gives way to any repeat at all.
+    """
+    if measured is not None and (known is None or known.provisional or measured.degrees_of_freedom >= 3):
+        return measured
+    if known is None:
+        raise AssertionError("one of the two exists")
+    return known
+
+
+def provisional_floors(
+    table: HistoryTable, models: Sequence[str], settings: Mapping[str, int]
+) -> dict[str, NoiseFloor]:
+    """An upper bound where nothing was repeated: the robust spread (median absolute deviation) over models.
+
+    The models really differ, so this is no noise estimate: it is marked provisional, weighs as one
+    observation, and is taken not to average out over settings.
+    """
+    scores = {row.model: row.scores for row in table.rows}
+    floors = {}
+    for task in TASKS:
+        values = [scores[model].get(task) for model in models if model in scores]
+        numbers = np.asarray([value for value in values if value is not None and math.isfinite(value)])
+        if numbers.size < FEWEST_RULES:
+            continue
+        sd = max(1.4826 * float(np.median(np.abs(numbers - np.median(numbers)))), RESOLUTION)
+        source = f"upper bound: spread of {numbers.size} models of {table.name}, real differences included"
+        floors[task] = NoiseFloor(task, sd, 1.0, source, settings.get(task, 1), 0.0, sd, provisional=True)
+    return floors
+
+
+def history_noise_floor(
+    table: HistoryTable, groups: Mapping[str, Sequence[str]], *, settings: Mapping[str, int] | None = None
+) -> dict[str, NoiseFloor]:
+    """Noise of a history table's task scores, from models that are one function on a task.
+
+    groups: task -> names of models that compute the same there. settings: task -> how many settings the
+    score is the mean of (1 where not given); the noise of one setting is sqrt of it larger.
+    """
+    scores = {row.model: row.scores for row in table.rows}
+    floors = {}
+    for task, models in groups.items():
+        values = [scores[model].get(task) for model in models if model in scores]
+        numbers = [value for value in values if value is not None and math.isfinite(value)]
+        if len(numbers) < 2:
+            continue
+        sd, count = max(float(np.std(numbers, ddof=1)), RESOLUTION), (settings or {}).get(task, 1)
+        source = f"{len(numbers)} models of {table.name} that are one function on {task}"
+        floors[task] = NoiseFloor(task, sd, len(numbers) - 1, source, count, sd * math.sqrt(count))
+    return floors
+
+
+@cache
+def _shipped() -> dict[str, NoiseFloor]:
+    text = resources.files("archer.judge").joinpath("variance.json").read_text(encoding="utf-8")
+    return {task: NoiseFloor(task=task, **values) for task, values in json.loads(text)["tasks"].items()}
+
+
+def shipped_variance() -> dict[str, NoiseFloor]:
+    """Archer's own variance components, with their sources (variance.json beside this file)."""
+    return dict(_shipped())
+
+
+def write_variance(floors: Mapping[str, NoiseFloor], path: Any, note: str = "") -> None:
+    """Write components in the form of variance.json (`path`: anything with write_text)."""
+    tasks = {}
+    for task in TASKS:
+        if task in floors:
+            values = {key: value for key, value in vars(replace(floors[task])).items() if key != "task"}
+            tasks[task] = {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
+    path.write_text(json.dumps({"note": note, "tasks": tasks}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Worlds in which the truth is known, to see whether verdicts are right as often as they say.
+
+A world draws paired differences from variance components (noise.NoiseFloor) and judges them with the very
+functions of `statistics` that judge real runs. Shapes: `[replicates, tasks]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archer.judge import statistics
+from archer.judge.noise import HETEROGENEITY, NoiseFloor
+from archer.judge.statistics import Array, Evidence
+
+
+@dataclass(frozen=True)
+class Design:
+    """How much is trained: settings per task (one number for all tasks, or one each) and seeds."""
+
+    name: str
+    settings: tuple[int, ...]
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts on simulated comparisons, `[replicates, tasks]`, and the evidence that they rest on."""
+
+    words: NDArray[np.str_]
+    low: Array
+    high: Array
+    given: Evidence
+
+    def rate(self, word: str) -> Array:
+        """How often each task got this word, `[tasks]`."""
+        return np.mean(self.words == word, axis=0)
+
+    def any_rate(self, word: str) -> float:
+        """How often any task got this word."""
+        return float(np.mean(np.any(self.words == word, axis=-1)))
+
+    def all_rate(self, word: str) -> float:
+        """How often every task got this word."""
+        return float(np.mean(np.all(self.words == word, axis=-1)))
+
+    def coverage(self, truth: Any) -> Array:
+        """How often each task's interval held the true difference, `[tasks]`."""
+        return np.mean((self.low <= truth) & (truth <= self.high), axis=0)
+
+
+def simulate(
+    floors: Sequence[NoiseFloor],
+    design: Design,
+    truth: Any,
+    *,
+    replicates: int,
+    generator: np.random.Generator,
+    alike: bool = False,
+    correlation: float = 0.0,
+    prior: bool = True,
+) -> Evidence:
+    """Evidence of `replicates` comparisons with true differences `truth` (broadcast to the tasks).
+
+    The variance of each rule pair is drawn around the floor's as `heterogeneity` says (all equal, if alike);
+    the known variance that the judge is given is an estimate with the floor's degrees of freedom, drawn anew
+    each time. correlation: of the noise of any two tasks. prior: False to give the judge no known noise.
+    """
+    settings = np.broadcast_to(design.settings, len(floors))
+    expected = np.asarray(
+        [f.difference_variance(int(m), int(m)) for f, m in zip(floors, settings, strict=True)]
+    )
+    freedom = np.asarray([floor.degrees_of_freedom for floor in floors])
+    shape = (replicates, len(floors))
+    variance = np.broadcast_to(expected, shape)
+    if not alike:
+        unlike = np.asarray([_unlike(floor) for floor in floors])
+        variance = np.where(
+            np.isfinite(unlike), expected * unlike / _chi2(generator, unlike, shape), expected
+        )
+    values = np.asarray(truth) + np.sqrt(variance) * _noise(generator, (design.seeds, *shape), correlation)
+    known = expected * _chi2(generator, freedom, shape) / freedom
+    weight = np.asarray([floor.weight() for floor in floors]) if prior else np.zeros(len(floors))
+    return from_values(values, known, weight)
+
+
+def _unlike(floor: NoiseFloor) -> float:
+    return np.inf if floor.provisional else (floor.heterogeneity or HETEROGENEITY)
+
+
+def _chi2(generator: np.random.Generator, freedom: Array, shape: tuple[int, ...]) -> Array:
+    return generator.chisquare(np.where(np.isfinite(freedom), freedom, 1.0), size=shape)
+
+
+def _noise(generator: np.random.Generator, shape: tuple[int, ...], correlation: float) -> Array:
+    """Standard normal noise [seeds, replicates, tasks], equally correlated between tasks."""
+    own = generator.standard_normal(shape)
+    if not correlation:
+        return own
+    common = generator.standard_normal((*shape[:-1], 1))
+    return np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
+
+
+def from_values(values: Any, known: Any, weight: Any) -> Evidence:
+    """Evidence from differences `[seeds, replicates, tasks]`."""
+    values = np.asarray(values)
+    seeds = values.shape[0]
+    spread = np.var(values, axis=0, ddof=1) if seeds > 1 else np.zeros(values.shape[1:])
+    return statistics.evidence(values.mean(axis=0), spread, seeds, known, weight)
+
+
+def judge(given: Evidence, *, margin: float = 0.01, level: float = 0.95) -> Judged:
+    """The words and intervals of comparisons, Holm over the last axis."""
+    moderated = statistics.moderate(given)
+    freedom, error = moderated.degrees_of_freedom, statistics.standard_error(given, moderated)
+    raw = statistics.two_sided_p(given.difference, error, freedom)
+    adjusted = statistics.holm(raw)
+    equal = statistics.equivalence_p(given.difference, error, freedom, margin)
+    low, high = statistics.interval(given.difference, error, freedom, level)
+    return Judged(statistics.words(given.difference, adjusted, equal, 1 - level), low, high, given)
+
+
+def designs(settings: Mapping[str, int], tasks: Sequence[str]) -> tuple[Design, ...]:
+    """baseline with 1 to 5 seeds, full with 1 to 3."""
+    full = tuple(settings[task] for task in tasks)
+    baseline = [Design(f"baseline, {n} seed{'s' * (n > 1)}", (1,), n) for n in (1, 2, 3, 5)]
+    return (*baseline, *(Design(f"full, {n} seed{'s' * (n > 1)}", full, n) for n in (1, 2, 3)))

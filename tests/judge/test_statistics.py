@@ -1,0 +1,103 @@
+"""The arithmetic against scipy, statsmodels and itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from archer.judge import statistics
+
+P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=8)
+
+
+@given(P_VALUES)
+@settings(max_examples=30, deadline=None)
+def test_holm_equals_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1]
+    np.testing.assert_allclose(statistics.holm(p_values), expected)
+
+
+def test_holm_works_on_the_last_axis_and_counts_the_missing() -> None:
+    adjusted = statistics.holm([[0.01, np.nan, 0.02], [0.5, 0.001, 0.03]])
+    np.testing.assert_allclose(adjusted, [[0.03, np.nan, 0.04], [0.5, 0.003, 0.06]])
+
+
+def evidence_of(
+    values: list[float], prior_variance: float = np.nan, prior_df: float = 0
+) -> statistics.Evidence:
+    spread = np.var(values, ddof=1) if len(values) > 1 else 0.0
+    return statistics.evidence(np.mean(values), spread, len(values), prior_variance, prior_df)
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=10))
+@settings(max_examples=50)
+def test_without_a_prior_it_is_the_paired_t_test(values: list[float]) -> None:
+    if np.std(values, ddof=1) < 2 * statistics.RESOLUTION:
+        return
+    known = evidence_of(values)
+    moderated = statistics.moderate(known)
+    error = statistics.standard_error(known, moderated)
+    test = stats.ttest_1samp(values, 0.0)
+    p_value = statistics.two_sided_p(known.difference, error, moderated.degrees_of_freedom)
+    assert p_value == pytest.approx(test.pvalue)
+    low, high = statistics.interval(known.difference, error, moderated.degrees_of_freedom, 0.95)
+    assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+
+
+def test_equivalence_is_the_two_one_sided_tests_of_statsmodels() -> None:
+    values = [0.002, -0.003, 0.004, 0.001]
+    known = evidence_of(values)
+    moderated = statistics.moderate(known)
+    error = statistics.standard_error(known, moderated)
+    ours = statistics.equivalence_p(known.difference, error, moderated.degrees_of_freedom, 0.01)
+    theirs = ttost_paired(np.asarray(values), np.zeros(4), -0.01, 0.01)[0]
+    assert ours == pytest.approx(theirs)
+
+
+def test_a_prior_is_weighted_by_its_degrees_of_freedom() -> None:
+    moderated = statistics.moderate(evidence_of([0.01, 0.03, 0.05], prior_variance=0.0009, prior_df=6))
+    assert moderated.variance == pytest.approx((2 * 0.0004 + 6 * 0.0009) / 8)
+    assert moderated.degrees_of_freedom == 8
+
+
+def test_noise_far_above_the_known_is_not_talked_down() -> None:
+    wild = evidence_of([-0.5, 0.5, 0.4], prior_variance=1e-4, prior_df=10)
+    moderated = statistics.moderate(wild)
+    assert moderated.variance == pytest.approx(np.var([-0.5, 0.5, 0.4], ddof=1))
+    assert moderated.degrees_of_freedom == 2
+
+
+def test_one_seed_and_nothing_known_has_no_error() -> None:
+    alone = evidence_of([0.3])
+    assert np.isnan(statistics.standard_error(alone, statistics.moderate(alone)))
+    assert statistics.more_seeds(alone, 0.01, 0.05, 6) is None
+
+
+def test_more_seeds_is_enough_and_no_more() -> None:
+    known = evidence_of([0.02, 0.04], prior_variance=0.0008, prior_df=4)
+    extra = statistics.more_seeds(known, 0.01, 0.05, 1)
+    assert extra is not None
+    variance = float(statistics.moderate(known).variance)
+
+    def chance(more: int) -> float:
+        """Of p below 0.05, were the mean and variance true (the estimate's own approximation)."""
+        freedom = 5 + more
+        return stats.t.sf(stats.t.isf(0.025, freedom) - 0.03 / np.sqrt(variance / (2 + more)), freedom)
+
+    assert chance(extra) >= 0.8
+    assert extra == 1 or chance(extra - 1) < 0.8
+
+
+def test_words_prefer_a_certain_tiny_difference_to_equivalence() -> None:
+    found = statistics.words(
+        np.asarray([0.002, -0.002, 0.002, np.nan]),
+        np.asarray([0.01, 0.01, 0.5, np.nan]),
+        np.asarray([0.01, 0.01, 0.01, np.nan]),
+        0.05,
+    )
+    assert found.tolist() == ["better", "worse", "same", "undecided"]
