@@ -104,14 +104,18 @@ def _encode(value: Any, hint: Any, where: str) -> Any:
 def _encode_record(value: Any, kind: Any, where: str) -> dict[str, Any]:
     if type(value) is not kind:
         raise _refuse(where, value, f"a {kind.__name__}")
-    hints, scores = _hints(kind), SCORES.get(kind, ())
-    plain = {}
+    hints, scores, plain = _hints(kind), SCORES.get(kind, ()), {}
     for name in (field.name for field in fields(kind)):
         item, place = getattr(value, name), f"{where}.{name}"
         plain[name] = _encode(item, hints[name], place)
-        if name in scores and item is not None and not 0 <= item <= 1:
-            raise _refuse(place, item, "a score from 0 to 1, or None")
+        if name in scores:
+            _check_score(item, place)
     return plain
+
+
+def _check_score(value: float | None, where: str) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise _refuse(where, value, "a score from 0 to 1, or None")
 
 
 def _encode_mapping(value: Any, hint: Any, where: str) -> dict[str, Any]:
@@ -175,4 +179,6 @@ def _decode_record(value: Any, kind: Any, where: str) -> Any:
             raise LedgerError(
                 f"{where} has no '{field.name}', which every {kind.__name__} has; the ledger is damaged"
             )
+    for name in SCORES.get(kind, ()):
+        _check_score(arguments[name], f"{where}.{name}")
     return kind(**arguments)

@@ -371,13 +371,13 @@ def _check_repeated(
 
 
 def _mean_notes(entry: _Entry, form: _Form, row: HistoryRow) -> list[str]:
-    """A mean is not used, only held against the six scores, as exactly as it was written."""
+    """A mean is not used, only held against the six scores, to three digits or as it was written."""
     notes, mean = [], math.fsum(row.scores.values()) / len(row.scores)
     for name, cell in zip(form.header, entry.cells, strict=True):
         plain = cell.replace(",", ".")
         if not _is_mean(name) or not _NUMBER.fullmatch(plain):
             continue
-        digits = len(plain.partition(".")[2]) if "e" not in plain.lower() else 6
+        digits = min(3, len(plain.partition(".")[2])) if "e" not in plain.lower() else 3
         if abs(float(plain) - mean) > 10.0**-digits:
             notes.append(f"line {entry.number}: '{name}' is {cell}, the mean of the six scores is {mean:.4f}")
     return notes

@@ -124,9 +124,7 @@ def _version(connection: Connection, path: Path) -> int:
     application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
     if application != schema.APPLICATION_ID:
         if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() or application:
-            raise LedgerError(
-                f"{path} is a SQLite file of another program, not a ledger; nothing was changed"
-            )
+            raise LedgerError(f"{path} is another program's SQLite file, not a ledger; nothing was changed")
         return 0
     text = connection.execute(
         select(schema.meta.c.value).where(schema.meta.c.name == "schema_version")

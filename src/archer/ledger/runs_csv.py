@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,13 +57,11 @@ def write_runs(path: str | Path, runs: Iterable[RunRecord]) -> None:
     Raises:
         LedgerError: where the file cannot be written, or a run does not fit its form.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = [",".join(COLUMNS)]
     for run in sorted(runs, key=_order):
         to_json(run)
-        writer.writerow([_cell(getattr(run, name)) for name in COLUMNS])
-    _replace(Path(path), buffer.getvalue())
+        lines.append(",".join(_cell(getattr(run, name)) for name in COLUMNS))
+    _replace(Path(path), "\n".join(lines) + "\n")
 
 
 def read_runs(path: str | Path) -> tuple[RunRecord, ...]:
@@ -73,7 +72,7 @@ def read_runs(path: str | Path) -> tuple[RunRecord, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
@@ -99,10 +98,11 @@ def _order(run: RunRecord) -> tuple[Any, ...]:
 
 
 def _cell(value: Any) -> str:
-    """The shortest text that reads back as the same value."""
+    """The shortest text that reads back as the same value, quoted where it must be."""
     if value is None:
         return ""
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    text = repr(float(value)) if isinstance(value, float) else str(value)
+    return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
 
 
 def _replace(path: Path, text: str) -> None:
@@ -126,9 +126,8 @@ def _replace(path: Path, text: str) -> None:
 def _check_header(header: list[str], path: Path) -> None:
     missing = [name for name in COLUMNS if name not in header]
     if missing or len(set(header)) != len(header):
-        problem = (
-            f"missing column {', '.join(map(repr, missing))}" if missing else "a column stands there twice"
-        )
+        names = ", ".join(map(repr, missing))
+        problem = f"missing column {names}" if missing else "a column stands there twice"
         raise TableError(f"{path}, line 1: {problem}; expected {', '.join(COLUMNS)}")
 
 

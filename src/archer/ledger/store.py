@@ -210,9 +210,7 @@ class Ledger:
             elif old.record == row["record"]:
                 return False
             elif old.state in ("finished", "rejected"):
-                raise LedgerError(
-                    f"cycle {record.id} is {old.state} already and does not change; start another"
-                )
+                raise LedgerError(f"cycle {record.id} is {old.state} and does not change: start another")
             else:
                 connection.execute(update(schema.cycles).where(columns.id == record.id).values(row))
         return True
