@@ -31,7 +31,7 @@ _ROWS = 512  # sequences drawn at a time: part of the stream's order, so never c
 
 
 def draw(setting: Setting, count: int, training: bool, stream: Stream, facts: Stream) -> Examples:
-    """`count` sequences, noisy where the setting has noise; in blocks, so that the work stays in the cache."""
+    """`count` sequences, noisy where the setting is, in blocks so that the work stays in the cache."""
     inputs = np.empty((count, setting.input_length), dtype=np.int64)
     targets = np.empty((count, setting.input_length), dtype=np.int64)
     for start in range(0, count, _ROWS):

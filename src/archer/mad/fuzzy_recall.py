@@ -1,11 +1,11 @@
 """Fuzzy Recall: Context Recall where keys and values are motifs of one to three adjacent tokens.
 
-Worked example (vocabulary 12: keys 0-4, values 5-10, pad 11; motifs up to 2; length 16; 16 tokens are read):
+Worked example (vocabulary 12: keys 0-4, values 5-10, pad 11; motifs of up to two tokens; length 16):
 
-    test sequence    11 11 11   0 3 7   4 1 9 5   0 3 7   2 0 6   4 1 9 5
-    inputs           11 11 11   0 3 7   4 1 9 5   0 3 7   2 0 6   4 1 9
-    test targets      .  .  .   . . .   . . . .   . 7 .   . . .   . 9 5     ('.' is -100; shortened here)
-    train targets    the whole sequence, shifted by one, the padding included
+    pairs            pad        0 3 > 7  4 1 > 9 5  0 3 > 7  4 1 > 9 5
+    inputs           11 11 11   0 3 7    4 1 9 5    0 3 7    4 1 9
+    test targets      .  .  .   . . .    . . . .    . 7 .    . 9 5        ('.' is -100: not scored)
+    train targets    11 11  0   3 7 4    1 9 5 0    3 7 4    1 9 5        (the whole sequence, shifted by one)
 
 No token repeats inside a motif. In training the size of each key is drawn evenly from 1 to `key_motif`; in
 validation and test every key has `key_motif` tokens. The size of a value is drawn evenly from 1 to
