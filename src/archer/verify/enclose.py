@@ -1,0 +1,299 @@
+"""Puts up the walls around itself, says which are up, and becomes the command. Runs as a script of its own.
+
+    python -I -S enclose.py '{"limits": …}' command argument …
+
+Only the standard library, and no import of Archer: it starts in a few hundredths of a second. Each wall
+is tried; where the system does not offer it, the next still goes up. Sources: prctl(2), setrlimit(2),
+landlock(7), seccomp(2), unshare(2) and the kernel's headers for the numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x20000, 0x8000000, 0x10000000
+CLONE_NEWPID, CLONE_NEWNET, CLONE_THREAD = 0x20000000, 0x40000000, 0x10000
+NEW_NAMESPACES = 0x7E020080
+MS_REC_PRIVATE, MS_NOSUID_NODEV_NOEXEC = 0x44000, 0xE
+
+# Landlock: rights over files, by the version of the interface that knows them.
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
+IOCTL_DEVICE = 1 << 15
+MAKE_DEVICES = (1 << 6) | (1 << 11)
+RIGHTS_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | IOCTL_DEVICE
+
+
+def failed(call: str) -> str:
+    """What the last system call complained of."""
+    return f"{call}: {os.strerror(ctypes.get_errno())}"
+
+
+def limit_resources(limits: dict, gpu: bool, own_users: bool) -> tuple[bool, str]:
+    """Limits of this process and all that it starts. CUDA reserves address space without end, so with a GPU
+    the memory is only watched from outside."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: limits["cpu_seconds"],
+        resource.RLIMIT_NOFILE: limits["open_files"],
+        resource.RLIMIT_FSIZE: limits["file_bytes"],
+    }
+    if not gpu:
+        wanted[resource.RLIMIT_AS] = limits["memory_bytes"]
+    if own_users and os.getuid() != 0:
+        wanted[resource.RLIMIT_NPROC] = max(512, 64 * limits["processes"])
+    for kind, value in wanted.items():
+        _, hard = resource.getrlimit(kind)
+        value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        # The processor's limit first warns (SIGXCPU), then kills.
+        grace = 5 if kind == resource.RLIMIT_CPU else 0
+        high = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
+        resource.setrlimit(kind, (value, high))
+    return True, f"{limits['cpu_seconds']} CPU seconds, {limits['open_files']} files, " + (
+        "memory watched" if gpu else f"{limits['memory_bytes'] >> 20} MiB"
+    )
+
+
+def no_new_privileges() -> tuple[bool, str]:
+    """No set-user-id program lends its rights, and root's own are dropped."""
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        return False, failed("prctl")
+    if os.geteuid() == 0:
+        for capability in range(64):
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+        header = struct.pack("II", 0x20080522, 0)
+        libc.capset(ctypes.create_string_buffer(header), ctypes.create_string_buffer(24))
+    return True, "no set-user-id program, no capability"
+
+
+def die_with_parent(parent: int) -> tuple[bool, str]:
+    """Killed by the kernel when the process that started it ends."""
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        return False, failed("prctl")
+    if parent and os.getppid() != parent:
+        os._exit(137)
+    return True, "killed when the process that started it ends"
+
+
+def own_namespaces() -> dict[str, tuple[bool, str]]:
+    """A network without devices and, where it may, a process tree of its own (without bubblewrap).
+
+    Returns in the process that is to become the command; the one that called it stays and waits.
+    """
+    user, group = os.getuid(), os.getgid()
+    detail = ""
+    for flags in (
+        CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
+        CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
+        CLONE_NEWUSER | CLONE_NEWNET,
+        CLONE_NEWNET,
+    ):
+        if libc.unshare(flags) == 0:
+            break
+        detail = detail or failed("unshare")
+    else:
+        return {"network namespace": (False, detail), "process namespace": (False, detail)}
+    users = bool(flags & CLONE_NEWUSER)
+    if users:
+        _map_user(user, group)
+    if flags & CLONE_NEWPID:
+        _become_grandchild()
+        libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None)
+        libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
+    tree = bool(flags & CLONE_NEWPID)
+    return {
+        "network namespace": (True, "a network without devices"),
+        "process namespace": (tree, "sees no other process" if tree else detail),
+        "user namespace": (users, "its rights end at the namespace" if users else detail),
+    }
+
+
+def _map_user(user: int, group: int) -> None:
+    for path, text in (
+        ("/proc/self/setgroups", "deny"),
+        ("/proc/self/uid_map", f"{user} {user} 1"),
+        ("/proc/self/gid_map", f"{group} {group} 1"),
+    ):
+        with open(path, "w") as file:
+            file.write(text)
+
+
+def _become_grandchild() -> None:
+    """The first child is process 1 of the new tree: it waits for the second, which is the command."""
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            continue
+        for descriptor in range(3, 256):
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue
+        _wait_and_leave(child)
+
+
+def _wait_and_leave(child: int) -> None:
+    while True:
+        try:
+            ended, status = os.wait()
+        except InterruptedError:
+            continue
+        except ChildProcessError:
+            os._exit(1)
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(128 - code if code < 0 else code)
+
+
+def landlock(readable: list[str], writable: list[str], devices: list[str]) -> tuple[bool, str]:
+    """Files: reading beneath `readable`, writing beneath `writable`, nothing else anywhere."""
+    version = libc.syscall(444, None, 0, 1)
+    if version < 1:
+        return False, failed("landlock_create_ruleset")
+    handled = RIGHTS_BY_VERSION[min(version, 5)]
+    network = 3 if version >= 4 else 0
+    scoped = 3 if version >= 6 else 0
+    attribute = struct.pack("QQQ", handled, network, scoped)[
+        : 8 if version < 4 else 16 if version < 6 else 24
+    ]
+    ruleset = libc.syscall(444, ctypes.c_char_p(attribute), ctypes.c_size_t(len(attribute)), 0)
+    if ruleset < 0:
+        return False, failed("landlock_create_ruleset")
+    read = EXECUTE | READ_FILE | READ_DIR
+    device = WRITE_FILE | READ_FILE | READ_DIR | IOCTL_DEVICE
+    everything = handled & ~MAKE_DEVICES & ~EXECUTE
+    for paths, rights in ((readable, read), (devices, device), (writable, everything)):
+        for path in paths:
+            _allow(ruleset, path, rights & handled)
+    if libc.syscall(446, ruleset, 0):
+        return False, failed("landlock_restrict_self")
+    os.close(ruleset)
+    return True, f"version {version}: reads its libraries, writes its scratch folder"
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # what is not there needs no right
+    if not os.path.isdir(path):
+        rights &= FILE_RIGHTS
+    libc.syscall(445, ruleset, 1, ctypes.c_char_p(struct.pack("=Qi", rights, handle)), 0)
+    os.close(handle)
+
+
+SYSTEM_CALLS = {
+    "x86_64": (0xC000003E, {
+        "refused": (101, 310, 311, 165, 166, 155, 161, 321, 298, 250, 248, 249, 246, 320, 175, 313, 176, 272, 308,
+                    323, 304, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 169, 167, 168, 164, 227, 159, 305,
+                    170, 171, 172, 173, 179, 163, 103, 153, 438, 424, 312),
+        "processes": (57, 58), "clone": 56, "clone3": 435, "socket": 41, "kill": (62, 200), "tgkill": 234,
+    }),
+    "aarch64": (0xC00000B7, {
+        "refused": (117, 270, 271, 40, 39, 41, 51, 280, 241, 219, 217, 218, 104, 294, 105, 273, 106, 97, 268, 282,
+                    265, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 142, 224, 225, 170, 112, 171, 266, 161,
+                    162, 60, 89, 116, 58, 438, 424, 272),
+        "processes": (), "clone": 220, "clone3": 435, "socket": 198, "kill": (129, 130), "tgkill": 131,
+    }),
+}  # fmt: skip
+"""System calls by machine: refused are ptrace and its kin, mounts, namespaces, kernel modules, keys, bpf,
+io_uring (which would open sockets past this filter), clocks, and signals by file descriptor."""
+
+ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
+LOAD, EQUAL, ANY_BIT, GREATER_EQUAL, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
+
+
+def program(machine: str, alone: bool, local_sockets: bool, own: int, shielded: tuple[int, ...]) -> bytes:
+    """The seccomp filter. alone: no further processes. local_sockets: sockets within the machine are allowed.
+    own: this process, which may signal itself; shielded: process numbers that it may not signal."""
+    architecture, calls = SYSTEM_CALLS[machine]
+    code = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, REFUSE), (LOAD, 0, 0, 0)]
+    if machine == "x86_64":
+        code += [(GREATER_EQUAL, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]
+
+    def on(number: int, *then: tuple[int, int, int, int]) -> None:
+        code.extend([(EQUAL, 0, len(then), number), *then])
+
+    for number in (*calls["refused"], *(calls["processes"] if alone else ())):
+        on(number, (RETURN, 0, 0, REFUSE))
+    on(calls["clone3"], (RETURN, 0, 0, UNKNOWN))  # its flags are out of sight; clone's are not
+    flags = [(LOAD, 0, 0, 16), (ANY_BIT, 0, 1, NEW_NAMESPACES), (RETURN, 0, 0, REFUSE)]
+    if alone:
+        flags += [(ANY_BIT, 1, 0, CLONE_THREAD), (RETURN, 0, 0, REFUSE)]
+    on(calls["clone"], *flags, (RETURN, 0, 0, ALLOW))
+    local = [(LOAD, 0, 0, 16), (EQUAL, 0, 1, 1), (RETURN, 0, 0, ALLOW)] if local_sockets else []
+    on(calls["socket"], *local, (RETURN, 0, 0, REFUSE))
+    for number in (*calls["kill"], calls["tgkill"]):
+        if alone:
+            self_only = [(LOAD, 0, 0, 16), (EQUAL, 0, 1, own), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, REFUSE)]
+            if number in calls["kill"][1:]:
+                self_only = [(RETURN, 0, 0, ALLOW)] if not shielded else [(RETURN, 0, 0, REFUSE)]
+            on(number, *self_only)
+        else:
+            refused = [
+                x for other in (*shielded, 0xFFFFFFFF) for x in ((EQUAL, 0, 1, other), (RETURN, 0, 0, REFUSE))
+            ]
+            on(number, (LOAD, 0, 0, 16), *refused, (RETURN, 0, 0, ALLOW))
+    code.append((RETURN, 0, 0, ALLOW))
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+
+
+def filter_calls(alone: bool, gpu: bool, shielded: tuple[int, ...]) -> tuple[bool, str]:
+    """Refuses sockets, further processes where none are wanted, and what reaches into other processes."""
+    machine = platform.machine()
+    if machine not in SYSTEM_CALLS:
+        return False, f"no table of system calls for {machine}"
+    code = program(machine, alone, gpu, os.getpid(), shielded)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
+    if libc.prctl(22, 2, ctypes.c_char_p(header), 0, 0):
+        return False, failed("prctl")
+    return True, "no sockets, no mounts, no other process" + (", no child process" if alone else "")
+
+
+def main() -> None:
+    """Puts up what can be put up, reports on the descriptor `report`, and becomes the command."""
+    given, command = json.loads(sys.argv[1]), sys.argv[2:]
+    limits, gpu, inside = given["limits"], given["gpu"], given["bubblewrap"]
+    without, left_out = given["without"], (False, "left out on request")
+    up: dict[str, tuple[bool, str]] = {}
+    up["dies with its parent"] = die_with_parent(0 if inside else given["parent"])
+    if not inside:
+        up |= {"network namespace": left_out} if "network namespace" in without else own_namespaces()
+    own_users = inside or up.get("user namespace", (False, ""))[0]
+    up["limits"] = limit_resources(limits, gpu, own_users)
+    up["no new privileges"] = no_new_privileges()
+    asked = (given["readable"], given["writable"], given["devices"])
+    up["Landlock"] = left_out if "Landlock" in without else landlock(*asked)
+    own_tree = inside or up.get("process namespace", (False, ""))[0]
+    shielded = () if own_tree else (given["parent"], os.getppid())
+    alone = limits["processes"] == 1
+    up["system calls"] = left_out if "system calls" in without else filter_calls(alone, gpu, shielded)
+    text = json.dumps({name: list(value) for name, value in up.items()})
+    os.write(given["report"], text.encode())
+    os.close(given["report"])
+    missing = [name for name in given["require"] if not up.get(name, (False, ""))[0]]
+    if missing:
+        sys.stderr.write(f"required wall not available: {', '.join(missing)}\n")
+        os._exit(125)
+    try:
+        os.execvpe(command[0], command, os.environ)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error}\n")
+        os._exit(127)
+
+
+if __name__ == "__main__":
+    main()
