@@ -86,8 +86,7 @@ def random_inputs(
 
 def activate(feature: Feature, projected: Tensor) -> Tensor:
     """A feature's value from its projection: with its first bias, and kept within its interval."""
-    biased = projected + (feature.bias or 0.0)
-    return Parameter(within=feature.within).value(biased)
+    return feature.value(projected + (feature.bias or 0.0))
 
 
 def stored_initial(parameter: Parameter, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -91,6 +91,7 @@ def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor
     values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
     values |= _call(rule, "prepare", values)
     values["scores"] = values["q"] @ values["k"].mT
+    values = {"q_read": values["q"], "k_write": values["k"], **values}
     if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
         values["weights"] = _weights(rule, values)
     return values
@@ -107,10 +108,10 @@ def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
         values["weights"] = _weights(rule, values)
     values["e"] = values["u"] - values["w"] @ S
     values["e"] = _keep(values, _call(rule, "correct", values))
-    values["o"] = values.get("q_read", values["q"]) @ S
+    values["o"] = values["q_read"] @ S
     o = _keep(values, _call(rule, "read", values)) + values["weights"] @ values["e"]
     if "G" in rule.arguments("write"):
-        values["G"] = values.get("k_write", values["k"]).mT @ values["e"]
+        values["G"] = values["k_write"].mT @ values["e"]
     if "keep" in values:
         values["S"] = values["keep"] * S
     retained = _keep(values, _call(rule, "retain", values))

@@ -22,7 +22,14 @@ def rule_names() -> tuple[str, ...]:
 
 @cache
 def get_rule(name: str) -> Rule:
-    """A built-in rule. Raises UserError with the nearest names if there is none."""
+    """A built-in rule, or a composition by its name ("delta_net+retain=decay").
+
+    Raises UserError with the nearest names if there is none.
+    """
+    if "+" in name:
+        from archer.rules.compose import compose
+
+        return compose(name)
     if name not in rule_names():
         raise unknown("rule", name, rule_names())
     return load_rule((LIBRARY / f"{name}.py").read_text(encoding="utf-8"), name, get_rule)

@@ -25,10 +25,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import itertools
 import linecache
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any, Literal
 
 from archer.errors import UserError
@@ -48,11 +51,13 @@ VOCABULARY: Mapping[str, str] = {
     "scores": "[C, C] q kᵀ, not masked",
     "u": "[C, Dv] T V_beta: the values that the chunk would write onto an empty state",
     "w": "[C, Dk] T K_beta: what the chunk reads of the state before it corrects it",
+    "q_read": "[C, Dk] the queries that read S: q, unless `prepare` says otherwise",
+    "k_write": "[C, Dk] the keys that e is written with: k, unless `prepare` says otherwise",
     "S": "[Dk, Dv] the state at the start of the chunk",
     "o": "[C, Dv] q S, in `read`",
     "e": "[C, Dv] u - w S in `correct`; the corrected error afterwards",
     "weights": "[C, C] what `similarity` returned",
-    "G": "[Dk, Dv] kᵀ e, in `write`",
+    "G": "[Dk, Dv] k_writeᵀ e, in `write`",
 }
 """The names that a slot may ask for, with their shapes."""
 
@@ -128,6 +133,10 @@ class Feature:
     width: Size = "1"
     within: tuple[float, float] | None = None
     bias: float | None = None
+
+    def value(self, projected: Any) -> Any:
+        """What a slot sees, from the projection of the input with its bias."""
+        return Parameter(within=self.within).value(projected)
 
 
 @dataclass(frozen=True)
@@ -237,9 +246,10 @@ def _execute(source: str, name: str) -> dict[str, Any]:
     except SyntaxError as error:
         raise RuleError(f"rule {name}: line {error.lineno} is not Python: {error.msg}") from error
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": f"archer_rule_{name}"}
-    exec(code, namespace)
-    return namespace
+    module = ModuleType(f"archer_rule_{hashlib.sha256((name + source).encode()).hexdigest()[:12]}")
+    exec(code, module.__dict__)
+    sys.modules[module.__name__] = module  # torch.compile looks up a function's globals by this name
+    return module.__dict__
 
 
 def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | None) -> Rule:
@@ -289,9 +299,11 @@ def _is_prepared(rule: Rule, name: str) -> bool:
 
 
 def _read_docstring(text: str) -> tuple[str, str, str]:
-    """Title (first line), equation (indented lines), citation (the line that starts with "Source:")."""
+    """Title (first line), equation (indented lines), citation (the paragraph that starts with "Source:")."""
     lines = text.splitlines()
     title = lines[0].strip().rstrip(".") if lines else ""
     equation = "\n".join(line.strip() for line in lines[1:] if line.startswith("    "))
-    citation = " ".join(line.strip()[7:].strip() for line in lines if line.strip().startswith("Source:"))
+    stripped = [line.strip() for line in lines]
+    start = next((i for i, line in enumerate(stripped) if line.startswith("Source:")), len(lines))
+    citation = " ".join(itertools.takewhile(bool, stripped[start:])).removeprefix("Source:").strip()
     return title, equation, citation

@@ -9,5 +9,5 @@ parent = "cosine_softmax"
 history = ("cosine_softmax_attention_error_gated_update_in_for_loop",)
 
 
-def write(k, e):
-    return k.mT @ (e * e.abs().mean(-1, keepdim=True).sigmoid())
+def write(k_write, e):
+    return k_write.mT @ (e * e.abs().mean(-1, keepdim=True).sigmoid())

@@ -9,5 +9,5 @@ parent = "delta_net"
 history = ("error_gated_state_update_in_for_loop",)
 
 
-def write(k, e):
-    return k.mT @ (e * e.abs().mean(-1, keepdim=True).sigmoid())
+def write(k_write, e):
+    return k_write.mT @ (e * e.abs().mean(-1, keepdim=True).sigmoid())

@@ -30,21 +30,19 @@ def alternate(first, second):
 def prepare(q, k, v, beta, a, k_second, v_second, beta_second, A_log, dt_bias, causal):
     faded = (-A_log.exp() * softplus(a + dt_bias)).cumsum(-2)  # log of the fading since the chunk's start
     twice = alternate(faded, faded)
-    k = alternate(k, normalize(silu(k_second), dim=-1, eps=1e-6))
+    keys = alternate(k, normalize(silu(k_second), dim=-1, eps=1e-6))
     v, beta = alternate(v, silu(v_second)), alternate(beta, beta_second)
-    between = (twice - twice.mT).masked_fill(~causal.repeat_interleave(2, -1).repeat_interleave(2, -2), 0.0)
-    past = causal.repeat_interleave(2, -1)  # a token reads after both of its writes
-    decay = (faded - twice.mT).masked_fill(~past, -torch.inf).exp()
+    past = causal.repeat_interleave(2, -1)  # [C, 2C] a token reads after both of its writes
+    between = (twice - twice.mT).masked_fill(~past.repeat_interleave(2, -2), 0.0).exp()
+    since_write = (faded - twice.mT).masked_fill(~past, -torch.inf).exp()
     return {
-        **wy(k, v, beta, decay=between.exp().to(k.dtype), k_read=k * twice.exp().to(k.dtype)),
-        "k": k,
-        "past": past,
+        **wy(keys, v, beta, decay=between.to(k.dtype), k_read=keys * twice.exp().to(k.dtype)),
+        "faded_scores": q @ keys.mT * since_write.to(q.dtype),
         "q_read": q * faded.exp().to(q.dtype),
-        "k_write": k * (faded[..., -1:, :] - twice).exp().to(k.dtype),
-        "decay": decay.to(q.dtype),
+        "k_write": keys * (faded[..., -1:, :] - twice).exp().to(k.dtype),
         "keep": faded[..., -1:, :].exp(),
     }
 
 
-def similarity(scores, past):
-    return scores * past
+def similarity(faded_scores):
+    return faded_scores

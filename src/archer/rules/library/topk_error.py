@@ -10,8 +10,8 @@ history = ("topk_error_update_in_for_loop",)
 KEPT = 8
 
 
-def write(k, e):
+def write(k_write, e):
     size = e.square().sum(-1, keepdim=True)
     largest = size.topk(min(KEPT, e.shape[-2]), dim=-2).indices
     chosen = e.new_zeros(size.shape).scatter(-2, largest, 1.0)
-    return k.mT @ (chosen * e)
+    return k_write.mT @ (chosen * e)
