@@ -155,14 +155,9 @@ def arguments(function_text: str) -> tuple[str, ...]:
 
 
 def set_onto(part: SlotText, line: tuple[RuleText, ...]) -> SlotText:
-    """The same slot for another parent: names that the parent's other slots use for something else change.
-
-    `k` in a write becomes `k_write` where the parent's preparation hands on faded keys.
-    """
+    """The same slot for another parent: names that the parent's other slots use for something else change."""
     taken = set(declared_names(line)) | _prepared_names(line)
     renames = {name: _free(name, taken) for name in part.declared if name in taken}
-    if part.slot == "write" and "k_write" in _prepared_names(line):
-        renames["k"] = "k_write"
     if not renames:
         return part
     return SlotText(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -29,7 +30,7 @@ from archer.research.rule_text import (
     write_rule_file,
 )
 from archer.research.templates import STATE_SLOTS, TEMPLATES, Template, slot_with_line_in_front
-from archer.rules.rule import SLOTS
+from archer.rules.rule import SLOTS, Rule
 
 FAMILIES: Mapping[tuple[str, str], str] = {
     ("similarity", "softmax"): "softmax",
@@ -195,19 +196,39 @@ class Space:
             for values in template.settings():
                 choice = _template_choice(template, values)
                 yield self._change(parent, before, choice, template=template, values=tuple(values.items()))
-        for donor, slot in self._donations():
+        yield from self._refinements(parent)
+        for donor, choice in self._donations():
             if donor != parent:
-                choice = next(c for c in self.composition(donor) if c.slot == slot)
                 yield self._change(parent, before, choice, donor=donor)
 
-    def _donations(self) -> list[tuple[str, str]]:
-        """Built-in slots that can be set onto another parent: all but whole preparations and steps."""
-        return [
-            (rule.name, slot)
-            for rule in self.rules.values()
-            for slot in rule.functions
-            if slot not in ("prepare", "step") and rule.name != self.base and len(rule.functions) == 1
-        ]
+    def _donations(self) -> list[tuple[str, Choice]]:
+        """Slots of known rules that can be set onto another parent, each once; what a rule prepares for its own
+        slots stays with it."""
+        found: dict[tuple[str, str], tuple[str, Choice]] = {}
+        for rule in self.rules.values():
+            if rule.name == self.base or {"prepare", "step"} & set(rule.functions):
+                continue
+            for choice in self.composition(rule.name):
+                if choice.label == rule.name:
+                    found.setdefault((choice.slot, choice.label), (rule.name, choice))
+        return list(found.values())
+
+    def _refinements(self, parent: str) -> Iterator[Change]:
+        """The parent's own change again, with one constant moved: a finer step than a template's own values."""
+        rule = self.rules[parent]
+        if rule.parent is None or len(rule.functions) != 1:
+            return
+        before = self.composition(rule.parent)
+        slot = next(iter(rule.functions))
+        label = next((c.label for c in self.composition(parent) if c not in before and c.slot == slot), "")
+        template = next((t for t in TEMPLATES if t.label == label and t.slot == slot), None)
+        values = read_values(template, rule.declared) if template else None
+        for name, value in (values or {}).items():
+            for moved in nearby(template, name, value) if template else ():
+                new = {**(values or {}), name: moved}
+                assert template is not None
+                choice = _template_choice(template, new)
+                yield self._change(rule.parent, before, choice, template=template, values=tuple(new.items()))
 
     def _change(
         self,
@@ -222,16 +243,13 @@ class Space:
             sorted((*(c for c in before if c.slot != choice.slot), choice), key=lambda c: ORDER.index(c.slot))
         )
         slot = "prepare" if choice.slot == BETA else choice.slot
-        name = rule_name(parent, choice, dict(values))
+        name = f"{parent}+{slot}={donor}" if donor else rule_name(parent, choice, dict(values))
         return Change(parent, slot, choice.label, name, after, template, values, donor)
 
-    def part(self, change: Change) -> SlotText:
-        """The slot that a change sets onto its parent."""
+    def _part(self, change: Change, template: Template) -> SlotText:
+        """The slot that a template sets onto its parent."""
         line = self.line(change.parent)
-        if change.template is None:
-            assert change.donor is not None
-            return set_onto(slot_text(self.line(change.donor), change.slot), line)
-        part = change.template.fill(dict(change.values))
+        part = template.fill(dict(change.values))
         if change.slot == "prepare":
             base = slot_text(line, "prepare")
             wanted = ("beta", *part.declared)
@@ -242,20 +260,51 @@ class Space:
         return set_onto(part, line)
 
     def write(self, change: Change) -> str:
-        """The rule file of a change."""
-        part = self.part(change)
-        return write_rule_file(part, change.parent, self._docstring(change))
+        """The rule file of a change. A slot taken from a donor is set by the slot language, which loads torch."""
+        if change.template is None:
+            return self._composed(change)
+        title = change.template.title.replace(":", f" on {change.parent}:", 1)
+        docstring = f"{title}.\n\n    {change.template.equation}\n"
+        return write_rule_file(self._part(change, change.template), change.parent, docstring)
 
-    def _docstring(self, change: Change) -> str:
-        if change.template is not None:
-            title, equation = change.template.title, change.template.equation
-        else:
-            donor = self.rules[change.donor or ""]
-            title, equation = donor.title, _equation(donor.source)
-        title = (
-            f"{title.split(':')[0]} on {change.parent}:{title.split(':', 1)[1]}" if ":" in title else title
-        )
-        return f"{title}.\n\n    {equation}\n"
+    def _composed(self, change: Change) -> str:
+        from archer.rules.compose import compose
+
+        return compose({change.slot: change.donor or ""}, change.parent, self.find).source
+
+    def find(self, name: str) -> Rule:
+        """A known rule, loaded. Only rules that passed verification may be among the sources."""
+        from archer.rules.rule import load_rule
+
+        self.line(name)
+        return load_rule(self.rules[name].source, name, self.find)
+
+
+def read_values(template: Template, declared: Mapping[str, str]) -> dict[str, float] | None:
+    """A template's constants as a rule file has them; None where its declarations were changed otherwise."""
+    values = {}
+    for pattern, text in zip(template.declares, declared.values(), strict=False):
+        body = re.escape(pattern.split(" = ")[1])
+        for name in template.constants:
+            body = body.replace(f"<{name}>", f"(?P<{name}>[-+.e0-9]+)")
+        match = re.fullmatch(body, text.split(" = ")[1])
+        if match is None:
+            return None
+        values |= {name: float(number) for name, number in match.groupdict().items()}
+    return values if set(values) == set(template.constants) else None
+
+
+def nearby(template: Template, name: str, value: float) -> tuple[float, float]:
+    """A step down and a step up from a constant, on the scale that its bounds suggest, to three digits."""
+    declaration = next(line for line in template.declares if f"<{name}>" in line)
+    if "within=(0, 1)" in declaration and "Feature" not in declaration:
+        odds = value / (1 - value)
+        moved = (odds / 1.8 / (1 + odds / 1.8), odds * 1.8 / (1 + odds * 1.8))
+    elif "torch.inf" in declaration:
+        moved = (value / 1.6, value * 1.6)
+    else:
+        moved = (value - 0.5, value + 0.5)
+    return float(f"{moved[0]:.3g}"), float(f"{moved[1]:.3g}")
 
 
 def rule_name(parent: str, choice: Choice, values: Mapping[str, float]) -> str:
@@ -354,12 +403,6 @@ def _scaled(x: float, within: str, kind: str) -> float:
     if kind == "Parameter" and "inf" in within and x > 0:
         return math.log(x)
     return x / 2 if kind == "Feature" else x
-
-
-def _equation(source: str) -> str:
-    docstring = ast.get_docstring(ast.parse(source), clean=False) or ""
-    lines = [line.strip() for line in docstring.splitlines()[1:] if line.startswith("    ")]
-    return "\n    ".join(lines)
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -660,9 +660,9 @@ def write(G, M, mu):
         "Error boost: a token with a large error writes more than its error, none writes less",
         "S = S + kᵀ (e (1 + η tanh(mean|e|))),  η > 0, one per head",
         """
-def write(k, e, eta):
+def write(k_write, e, eta):
     boost = 1 + eta * e.abs().mean(-1, keepdim=True).tanh()
-    return k.mT @ (e * boost)
+    return k_write.mT @ (e * boost)
 """,
         "a gate on the error's size that halves the write at zero error weakens all small corrections",
         "the boost is one at zero error, so small corrections stay exact and surprises are stored more "
@@ -680,8 +680,8 @@ def write(k, e, eta):
         "Write gate: the token says how much of its error is stored",
         "S = S + kᵀ (g e),  g_t = σ(W_g x_t + b)",
         """
-def write(k, e, g):
-    return k.mT @ (g * e)
+def write(k_write, e, g):
+    return k_write.mT @ (g * e)
 """,
         "whatever a token contributes inside the chunk it also leaves in the state for good",
         "a token can matter to its neighbours and still leave no trace, which is what noise should do",
@@ -717,9 +717,9 @@ def write(G, c):
         "Late write: the later tokens of a chunk leave more in the state",
         "S = S + Σ_t exp(-r (C - t)) k_tᵀ e_t,  r > 0, one per head",
         """
-def write(k, e, position, rate):
+def write(k_write, e, position, rate):
     age = (rate * (position - position[..., -1:, :])).exp()
-    return k.mT @ (age * e)
+    return k_write.mT @ (age * e)
 """,
         "within a chunk nothing fades, while between chunks a decaying rule fades everything",
         "the fade inside the chunk joins on to the fade between chunks",
