@@ -1,0 +1,313 @@
+"""The drawings of a note, as Vega-Lite specifications: data and grammar, no drawing.
+
+Colours are CSS variables of the page (`var(--better)`), so that one drawing serves light and dark. Every
+panel is WIDTH units wide, which is what a narrow screen shows without shrinking; wide pages put panels side
+by side. Each colour also has a shape or a label of its own: nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from archer.ledger.records import PredictionScore, TaskComparison
+
+WIDTH = 360
+NAME_WIDTH = 96
+SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+
+SHAPES = {"better": "triangle-up", "worse": "triangle-down", "same": "square", "undecided": "circle"}
+LINES = ("var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)", "var(--line-5)", "var(--line-6)")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
+
+CONFIG: Mapping[str, Any] = {
+    "font": "system-ui, sans-serif",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "titleFontWeight": "normal",
+        "titleFontSize": 11,
+        "labelFontSize": 11,
+        "gridColor": "var(--grid)",
+        "domainColor": "var(--grid)",
+        "tickColor": "var(--grid)",
+        "labelLimit": 160,
+    },
+    "axisY": {"labelColor": "var(--ink)", "labelFontSize": 12},
+    "text": {"fontSize": 11, "fill": "var(--ink)"},
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's test accuracy: (epoch, accuracy) in order of epochs."""
+
+    rule: str
+    points: tuple[tuple[int, float], ...]
+
+
+def difference_chart(
+    lines: Sequence[TaskComparison],
+    words: Mapping[str, str],
+    title: str,
+    name_width: int = NAME_WIDTH,
+) -> Mapping[str, Any]:
+    """Candidate minus baseline by task: a mark and its interval on one axis with a line at zero.
+
+    words: what each word is called. A task without a difference keeps its row and says so. name_width: room
+    for the names, in units of the drawing, whose library measures text with its own fonts.
+    """
+    values = [_difference_value(line, words) for line in lines]
+    y = {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": _row_axis(name_width)}
+    x = {"type": "quantitative", "axis": {"title": title, "format": "+.2~f", "tickCount": 5}}
+    span = _span(
+        [value[key] for value in values for key in ("low", "high", "difference") if value[key] is not None]
+    )
+    scale = {"domain": span, "nice": False, "zero": True}
+    colour = {"field": "colour", "type": "nominal", "scale": None}
+    return _chart(
+        values,
+        {"step": 34},
+        [
+            {
+                "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1},
+                "encoding": {"x": {"datum": 0}},
+            },
+            {
+                "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
+                "mark": {"type": "rule", "strokeWidth": 2.5, "strokeCap": "round"},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "low", "scale": scale},
+                    "x2": {"field": "high"},
+                    "color": colour,
+                    "description": {"field": "words"},
+                },
+            },
+            {
+                "transform": [{"filter": "isValid(datum.difference)"}],
+                "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "difference", "scale": scale},
+                    "color": colour,
+                    "shape": {"field": "shape", "type": "nominal", "scale": None},
+                    "description": {"field": "words"},
+                },
+            },
+            {
+                "mark": {"type": "text", "dy": -11, "fontSize": 10.5},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "label_at", "scale": scale},
+                    "text": {"field": "label"},
+                    "color": {"field": "label_colour", "type": "nominal", "scale": None},
+                },
+            },
+        ],
+    )
+
+
+def prediction_chart(
+    scores: Sequence[PredictionScore], words: Mapping[str, str], title: str
+) -> Mapping[str, Any]:
+    """What was predicted (a tick in its interval) and what was measured (a diamond), by task.
+
+    words: "covered", "missed", "unmeasured".
+    """
+    values = [_prediction_value(score, words) for score in scores]
+    y = {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": _row_axis(NAME_WIDTH)}
+    axis = {"title": title, "format": ".1f", "tickCount": 5}
+    scale = {"domain": [0, 1], "nice": False}
+    x = {"type": "quantitative", "axis": axis, "scale": scale}
+    colour = {"field": "colour", "type": "nominal", "scale": None}
+    return _chart(
+        values,
+        {"step": 34},
+        [
+            {
+                "mark": {"type": "bar", "height": 9, "cornerRadius": 4, "color": "var(--band)"},
+                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "tick", "thickness": 2, "size": 15, "color": "var(--ink)"},
+                "encoding": {"y": y, "x": {**x, "field": "predicted"}},
+            },
+            {
+                "transform": [{"filter": "isValid(datum.measured)"}],
+                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "measured"},
+                    "color": colour,
+                    "shape": {"field": "shape", "type": "nominal", "scale": None},
+                    "description": {"field": "words"},
+                },
+            },
+            {
+                "mark": {"type": "text", "dy": -12, "fontSize": 10.5},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "label_at"},
+                    "text": {"field": "label"},
+                    "color": {"field": "label_colour", "type": "nominal", "scale": None},
+                },
+            },
+        ],
+    )
+
+
+def curve_chart(
+    curves: Sequence[Curve], order: Sequence[str], titles: tuple[str, str], chance: float | None
+) -> Mapping[str, Any]:
+    """Accuracy by epoch, a line per run; a rule has one colour and one dash, and its name at its line's end.
+
+    titles: of the two axes. chance: a thin line where guessing would be.
+    """
+    values = [
+        {
+            "epoch": epoch,
+            "accuracy": accuracy,
+            "rule": curve.rule,
+            "run": index,
+            **_pen(order.index(curve.rule)),
+        }
+        for index, curve in enumerate(curves)
+        for epoch, accuracy in curve.points
+    ]
+    x_axis = {"title": titles[0], "tickMinStep": 1, "tickCount": 5, "grid": False, "format": "d"}
+    y_axis = {"title": titles[1], "tickCount": 5, "format": ".1f"}
+    layers: list[dict[str, Any]] = [
+        {
+            "mark": {"type": "line", "strokeWidth": 2, "interpolate": "linear"},
+            "encoding": {
+                "x": {"field": "epoch", "type": "quantitative", "axis": x_axis},
+                "y": {
+                    "field": "accuracy",
+                    "type": "quantitative",
+                    "axis": y_axis,
+                    "scale": {"domain": [0, 1]},
+                },
+                "detail": {"field": "run", "type": "nominal"},
+                "color": {"field": "colour", "type": "nominal", "scale": None},
+                "strokeDash": {"field": "dash", "type": "nominal", "scale": None},
+            },
+        },
+        {
+            "data": {"values": _line_labels(curves, order)},
+            "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 10.5},
+            "encoding": {
+                "x": {"field": "epoch", "type": "quantitative"},
+                "y": {"field": "accuracy", "type": "quantitative"},
+                "text": {"field": "rule"},
+                "color": {"field": "colour", "type": "nominal", "scale": None},
+            },
+        },
+    ]
+    if chance is not None:
+        layers.insert(0, _chance_layer(chance))
+    return _chart(values, 190, layers)
+
+
+def _row_axis(width: int) -> dict[str, Any]:
+    return {"ticks": False, "domain": False, "minExtent": width, "maxExtent": width, "labelLimit": width}
+
+
+def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[Any]) -> Mapping[str, Any]:
+    return {
+        "$schema": SCHEMA,
+        "width": WIDTH,
+        "height": height,
+        "padding": 2,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": CONFIG,
+        "data": {"values": list(values)},
+        "layer": list(layers),
+    }
+
+
+def _chance_layer(chance: float) -> dict[str, Any]:
+    return {
+        "mark": {"type": "rule", "color": "var(--muted)", "strokeDash": [1, 3]},
+        "encoding": {"y": {"datum": chance}},
+    }
+
+
+def _difference_value(line: TaskComparison, words: Mapping[str, str]) -> dict[str, Any]:
+    from archer.report.numbers import interval, signed
+
+    missing = line.difference is None
+    label = words["missing"] if missing else f"{signed(line.difference, '')} {words[line.word]}"
+    return {
+        "task": line.task,
+        "difference": line.difference,
+        "low": line.low,
+        "high": line.high,
+        "colour": f"var(--{line.word})",
+        "shape": SHAPES[line.word],
+        "label": label,
+        "label_at": 0 if line.difference is None else line.difference,
+        "label_colour": "var(--muted)" if missing else f"var(--{line.word})",
+        "words": f"{line.task}: {label} {interval(line.low, line.high, '')}".strip(),
+    }
+
+
+def _prediction_value(score: PredictionScore, words: Mapping[str, str]) -> dict[str, Any]:
+    state = "unmeasured" if score.measured is None else "covered" if score.covered else "missed"
+    colour = {"covered": "var(--better)", "missed": "var(--worse)", "unmeasured": "var(--muted)"}[state]
+    number = "" if score.measured is None else f"{score.measured:.3f} "
+    label = f"{number}{words[state]}"
+    return {
+        "task": score.task,
+        "predicted": score.predicted,
+        "low": score.low,
+        "high": score.high,
+        "measured": score.measured,
+        "colour": colour,
+        "label_colour": colour,
+        "shape": "diamond" if state == "covered" else "cross",
+        "label": label,
+        "label_at": min(0.86, max(0.14, score.predicted if score.measured is None else score.measured)),
+        "words": f"{score.task}: {label}",
+    }
+
+
+def _span(numbers: Sequence[float]) -> list[float]:
+    """Zero and all numbers inside, with room at both ends for the labels; never narrower than 0.02."""
+    low, high = min([0.0, *numbers]), max([0.0, *numbers])
+    room = max(0.18 * (high - low), 0.01)
+    return [low - room, high + room]
+
+
+def _pen(index: int) -> dict[str, Any]:
+    return {"colour": LINES[index % len(LINES)], "dash": DASHES[index % len(DASHES)]}
+
+
+def _line_labels(curves: Sequence[Curve], order: Sequence[str]) -> list[dict[str, Any]]:
+    """A rule's name at the end of its longest line, moved up or down where names would overlap."""
+    ends: dict[str, tuple[int, float]] = {}
+    for curve in curves:
+        if curve.points and curve.points[-1][0] >= ends.get(curve.rule, (-1, 0.0))[0]:
+            ends[curve.rule] = curve.points[-1]
+    last = max((epoch for epoch, _ in ends.values()), default=0)
+    heights = spread([ends[rule][1] for rule in ends], gap=0.085, low=0.03, high=1.0)
+    return [
+        {"rule": rule, "epoch": last, "accuracy": height, **_pen(order.index(rule))}
+        for rule, height in zip(ends, heights, strict=True)
+    ]
+
+
+def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The heights, moved to stand at least `gap` apart, within low and high if they fit there."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    placed: list[float] = []
+    for index in order:
+        placed.append(max(heights[index], placed[-1] + gap) if placed else max(heights[index], low))
+    ceiling = high
+    for position in range(len(placed) - 1, -1, -1):
+        placed[position] = min(placed[position], ceiling)
+        ceiling = placed[position] - gap
+    return [height for _, height in sorted(zip(order, placed, strict=True))]

@@ -1,0 +1,252 @@
+"""What a note is made of: records of the ledger, tables of history, and what the rules say of themselves.
+
+Nothing here is words of a note; `note.build` finds those. Everything is frozen, and may be made by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from archer.ledger.history import HistoryTable
+from archer.ledger.records import (
+    Comparison,
+    CycleRecord,
+    ProposalRecord,
+    RunRecord,
+    TaskComparison,
+    VerdictRecord,
+    VerificationRecord,
+)
+
+if TYPE_CHECKING:
+    from archer.ledger.store import Ledger
+    from archer.rules import Rule
+
+T = TypeVar("T")
+
+DECLARATIONS = ("Parameter", "Feature", "Carried", "Layer")
+
+
+@dataclass(frozen=True)
+class RuleFacts:
+    """What a rule says of itself. slots: those of its own file; learned, features, carries: names."""
+
+    name: str
+    parent: str | None
+    title: str = ""
+    equation: str = ""
+    citation: str = ""
+    source: str = ""
+    rule_hash: str = ""
+    slots: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One cycle (or one bench: then there is no proposal), and what was known before it.
+
+    base, reference: the names of the plain delta rule and of the rule to beat. rules: every rule that the
+    note may speak of, by name; all registered ones, if what was not tried is to be complete. comparisons:
+    those beside the verdict's two. aliases: a history table's model to a rule's name. past: earlier
+    verdicts. chance: the score of guessing by task, where known. files: what was written, beside the report.
+    """
+
+    cycle: CycleRecord
+    proposal: ProposalRecord | None = None
+    verification: VerificationRecord | None = None
+    verdict: VerdictRecord | None = None
+    runs: tuple[RunRecord, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    history: tuple[HistoryTable, ...] = ()
+    rules: Mapping[str, RuleFacts] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    past: tuple[VerdictRecord, ...] = ()
+    noise_floor: Mapping[str, float | None] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    base: str = "delta_net"
+    reference: str = "gated_delta_net"
+    ranks: bool = False
+
+    @property
+    def candidate(self) -> str | None:
+        """The rule that was proposed."""
+        return self.proposal.rule if self.proposal else None
+
+    @property
+    def parent(self) -> str | None:
+        """The rule that the candidate changes."""
+        return self.proposal.parent if self.proposal else None
+
+    @property
+    def may_rank(self) -> bool:
+        """Whether the preset is large enough for its scores to order rules."""
+        return self.verdict.ranks if self.verdict else self.ranks
+
+    @property
+    def floors(self) -> Mapping[str, float | None]:
+        """The noise floor by task."""
+        return self.verdict.noise_floor if self.verdict else self.noise_floor
+
+    def all_comparisons(self) -> tuple[Comparison, ...]:
+        """Against the reference first, then against the parent, then the rest; none twice."""
+        own = (self.verdict.against_reference, self.verdict.against_parent) if self.verdict else ()
+        kept: dict[tuple[str, str], Comparison] = {}
+        for comparison in (*own, *self.comparisons):
+            if comparison.candidate != comparison.baseline:
+                kept.setdefault((comparison.candidate, comparison.baseline), comparison)
+        return tuple(kept.values())
+
+    def measured(self) -> dict[str, dict[str, float | None]]:
+        """Rule to task to score, as the comparisons have them; the reference first, the candidate last."""
+        found: dict[str, dict[str, float | None]] = {}
+        for comparison in self.all_comparisons():
+            for task in (*comparison.tasks, comparison.mean):
+                _put(found, comparison.baseline, task.task, task.baseline)
+                _put(found, comparison.candidate, task.task, task.candidate)
+        order = sorted(found, key=lambda rule: (rule == self.candidate, rule != self.reference))
+        return {rule: found[rule] for rule in order}
+
+
+def _put(found: dict[str, dict[str, float | None]], rule: str, task: str, score: float | None) -> None:
+    scores = found.setdefault(rule, {})
+    if scores.get(task) is None:
+        scores[task] = score
+
+
+def task_of(comparison: Comparison, task: str) -> TaskComparison | None:
+    """A comparison's line for one task."""
+    return next((line for line in comparison.tasks if line.task == task), None)
+
+
+def rule_facts(rule: Rule) -> RuleFacts:
+    """What a loaded rule says of itself."""
+    return RuleFacts(
+        name=rule.name,
+        parent=rule.parent,
+        title=rule.title,
+        equation=rule.equation,
+        citation=rule.citation,
+        source=rule.source,
+        rule_hash=rule.hash,
+        slots=rule.own,
+        learned=tuple(rule.parameters),
+        features=tuple(rule.features),
+        carries=tuple(rule.carries),
+    )
+
+
+def lineage(name: str, rules: Mapping[str, RuleFacts]) -> tuple[RuleFacts, ...]:
+    """From the first ancestor to the rule itself, as far as the rules are known."""
+    chain: list[RuleFacts] = []
+    current: str | None = name
+    while current is not None and current in rules and rules[current] not in chain:
+        chain.append(rules[current])
+        current = rules[current].parent
+    return tuple(reversed(chain))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands: the rule whose file it is, its first line there (from 1), and its lines."""
+
+    rule: str
+    first_line: int
+    lines: tuple[str, ...]
+
+
+def slot_in_effect(name: str, slot: str, rules: Mapping[str, RuleFacts]) -> Place | None:
+    """The code that runs in a slot of a rule: its own, or the nearest ancestor's."""
+    for rule in reversed(lineage(name, rules)):
+        for node in _statements(rule.source):
+            if isinstance(node, ast.FunctionDef) and node.name == slot:
+                return _place(rule, node.lineno, node.end_lineno)
+    return None
+
+
+def declarations(rule: RuleFacts) -> tuple[str, ...]:
+    """The lines in which a rule's file declares what it learns, reads and carries."""
+    lines = rule.source.splitlines()
+    return tuple(
+        line
+        for node in _statements(rule.source)
+        if isinstance(node, ast.Assign) and _calls(node.value) in DECLARATIONS
+        for line in lines[node.lineno - 1 : node.end_lineno]
+    )
+
+
+def _statements(source: str) -> Sequence[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:  # a candidate that was rejected for this very reason has no slots to show
+        return ()
+
+
+def _calls(node: ast.expr) -> str:
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+
+
+def _place(rule: RuleFacts, first: int, last: int | None) -> Place:
+    return Place(rule.name, first, tuple(rule.source.splitlines()[first - 1 : last]))
+
+
+def gather(
+    ledger: Ledger,
+    cycle: CycleRecord,
+    history: Iterable[HistoryTable],
+    rules: Iterable[Rule],
+    comparisons: Iterable[Comparison] = (),
+    files: Iterable[str] = (),
+    noise_floor: Mapping[str, float | None] | None = None,
+    ranks: bool = False,
+) -> Facts:
+    """The facts of one cycle, read from the ledger.
+
+    rules: the registered ones, and the candidate's if it is loaded (else it is known by its text alone).
+    comparisons, noise_floor, ranks: for a bench, which has no verdict.
+    """
+    from archer.rules import resolve_history_name
+
+    tables = tuple(history)
+    known = {rule.name: rule_facts(rule) for rule in rules}
+    proposal = next(iter(ledger.proposals(id=cycle.proposal)), None) if cycle.proposal else None
+    if proposal is not None and proposal.rule not in known:
+        known[proposal.rule] = _from_text(proposal)
+    verdicts = ledger.verdicts()
+    models = {row.model for table in tables for row in table.rows}
+    resolved = {model: resolve_history_name(model) for model in models}
+    return Facts(
+        cycle=cycle,
+        proposal=proposal,
+        verification=_last(ledger.verifications(rule=proposal.rule)) if proposal else None,
+        verdict=_last([verdict for verdict in verdicts if proposal and verdict.proposal == proposal.id]),
+        runs=ledger.runs(keys=cycle.run_keys) if cycle.run_keys else (),
+        comparisons=tuple(comparisons),
+        history=tables,
+        rules=known,
+        aliases={model: rule for model, rule in resolved.items() if rule},
+        past=tuple(verdict for verdict in verdicts if not proposal or verdict.proposal != proposal.id),
+        noise_floor=noise_floor or {},
+        files=tuple(files),
+        ranks=ranks,
+    )
+
+
+def _last(items: Sequence[T]) -> T | None:
+    return items[-1] if items else None
+
+
+def _from_text(proposal: ProposalRecord) -> RuleFacts:
+    """A rule that is known by its text alone."""
+    names = tuple(
+        node.name
+        for node in _statements(proposal.source)
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    )
+    return RuleFacts(proposal.rule, proposal.parent, source=proposal.source, slots=proposal.slots or names)

@@ -1,0 +1,54 @@
+"""How numbers are written. A number that is not there is never written as 0."""
+
+from __future__ import annotations
+
+import math
+
+MINUS = "\u2212"
+
+
+def is_number(value: float | None) -> bool:
+    """Whether there is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def score(value: float | None, absent: str) -> str:
+    """A score between 0 and 1 with three decimals, or `absent`."""
+    return f"{value:.3f}" if value is not None and math.isfinite(value) else absent
+
+
+def signed(value: float | None, absent: str) -> str:
+    """A difference with its sign: +0.012, −0.012; 0.000 has no sign."""
+    if value is None or not math.isfinite(value):
+        return absent
+    text = f"{abs(value):.3f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def interval(low: float | None, high: float | None, absent: str, sign: bool = True) -> str:
+    """[low, high], or `absent` where an end is missing."""
+    if not (is_number(low) and is_number(high)):
+        return absent
+    write = signed if sign else score
+    return f"[{write(low, absent)}, {write(high, absent)}]"
+
+
+def probability(value: float | None, absent: str) -> str:
+    """A p-value with three decimals; below 0.001 says so."""
+    if value is None or not math.isfinite(value):
+        return absent
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands set apart: 1,234,567."""
+    return f"{round(value):,}"
+
+
+def rate(value: float) -> str:
+    """A learning rate or weight decay, as short as it goes: 1e-04 becomes 1e-4."""
+    text = f"{value:g}"
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text

@@ -1,0 +1,168 @@
+"""The table at the end of a cycle, in the terminal: every rule on six tasks, at a glance.
+
+Under each score stand its difference to the reference, with the sign of its verdict, and the 95% interval.
+It fits 80 columns; from WIDE columns on an interval stands on one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from archer.ledger.records import TASKS, Comparison, TaskComparison
+from archer.report import numbers
+from archer.report.facts import Facts
+from archer.report.language import catalogue
+from archer.report.measured import summary_sentence
+from archer.report.tree import text_of
+from archer.report.wording import MARKS, MEAN, Wording, counts, lines_of, unfinished
+
+WIDE = 140
+ROOMY = 92
+NAME_WIDTH = 15
+"""What 80 columns leave for a rule's name beside seven columns of numbers; gated_delta_net just fits."""
+NO_BREAK = "\u00a0"
+
+STYLES = {
+    "better": "bold cyan",
+    "worse": "bold dark_orange",
+    "same": "bright_black",
+    "undecided": "magenta",
+}
+
+
+def final_table(facts: Facts, language: str = "en", paths: Sequence[object] = ()) -> RenderableType:
+    """The measured rules, their differences to the reference and to the parent, and what a reader must know.
+
+    paths: where the report was written. Print it with `console.print(final_table(...))`.
+    """
+    return _FinalTable(facts, Wording(catalogue(language)), tuple(str(path) for path in paths))
+
+
+@dataclass(frozen=True)
+class _FinalTable:
+    facts: Facts
+    words: Wording
+    paths: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Group(
+            *self._warning(),
+            self._table(options.max_width >= WIDE, options.max_width >= ROOMY),
+            *self._notes(),
+        )
+
+    def _warning(self) -> list[RenderableType]:
+        if self.facts.may_rank:
+            return []
+        text = self.words.text("terminal.ranks_nothing", preset=self.facts.cycle.preset)
+        return [Padding(Text(f"! {text}", style="bold yellow"), (0, 0, 1, 0))]
+
+    def _table(self, wide: bool, roomy: bool) -> RenderableType:
+        comparisons = self.facts.all_comparisons()
+        if not comparisons:
+            return Text(self.words.text("terminal.no_comparison"))
+        title = self.words.text(
+            "terminal.title", reference=self.facts.reference, preset=self.facts.cycle.preset
+        )
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            padding=(0, 1 if roomy else 0, 0, 0),
+            show_edge=False,
+            pad_edge=False,
+        )
+        table.add_column(self.words.text("column.rule"), no_wrap=True)
+        for task in (*TASKS, MEAN):
+            table.add_column(Text(_heading(self.words.task(task), wide)), justify="right", no_wrap=True)
+        for rule, scores in self.facts.measured().items():
+            against = [line for line in comparisons if _pair(line) == (rule, self.facts.reference)]
+            others = [c for c in comparisons if c.candidate == rule and c.baseline != self.facts.reference]
+            head = Text(folded(rule), style="bold" if rule == self.facts.candidate else "")
+            table.add_row(head, *self._score_cells(rule, scores, against, wide))
+            for comparison in others:
+                label = self.words.text("terminal.minus_parent", parent=comparison.baseline)
+                cells = [self._difference(line, wide) for line in lines_of(comparison)]
+                table.add_row(Text(folded(label), style="dim"), *cells)
+        return table
+
+    def _score_cells(
+        self, rule: str, scores: dict[str, float | None], against: Sequence[Comparison], wide: bool
+    ) -> list[Text]:
+        lines = {line.task: line for comparison in against for line in lines_of(comparison)}
+        cells = []
+        for task in (*TASKS, MEAN):
+            score = scores.get(task)
+            cell = Text(self.words.score(score), style="" if numbers.is_number(score) else "italic")
+            if task in lines:
+                cell.append("\n").append_text(self._difference(lines[task], wide))
+            if not numbers.is_number(score) and task != MEAN:
+                cell.append("".join(f"\n{folded(part, 9)}" for part in self._reasons(rule, task)))
+            cells.append(cell)
+        return cells
+
+    def _reasons(self, rule: str, task: str) -> list[str]:
+        """Why there is no score: 18 runs diverged."""
+        found = unfinished(self.facts.runs, rule, task)
+        return [counts(self.words, {status: number}) for status, number in found.items()]
+
+    def _difference(self, line: TaskComparison, wide: bool) -> Text:
+        if line.difference is None:
+            return Text(f"{MARKS[line.word]} {self.words.text('number.none')}", style=STYLES[line.word])
+        text = Text(f"{MARKS[line.word]} {numbers.signed(line.difference, '')}", style=STYLES[line.word])
+        if numbers.is_number(line.low) and numbers.is_number(line.high):
+            low, high = numbers.signed(line.low, ""), numbers.signed(line.high, "")
+            text.append(f"\n[{low}, {high}]" if wide else f"\n{low}\n{high}", style="not bold dim")
+        return text
+
+    def _notes(self) -> list[RenderableType]:
+        lines = [Text(""), Text(self.words.text("terminal.legend"), style="dim"), Text("")]
+        lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
+        if self.facts.floors:
+            none = self.words.text("number.unknown")
+            known = [
+                f"{task} {numbers.score(self.facts.floors.get(task), none)}".replace(" ", NO_BREAK)
+                for task in TASKS
+            ]
+            lines.append(Text(f"{self.words.text('terminal.noise')}: {' · '.join(known)}", style="dim"))
+        lost = self._lost()
+        if lost:
+            lines.append(Text(f"{self.words.text('terminal.lost')}: {lost}", style="yellow"))
+        lines += [
+            Text(f"{self.words.text('terminal.report')}: {path}", overflow="fold") for path in self.paths
+        ]
+        return list(lines)
+
+    def _lost(self) -> str:
+        parts = []
+        for rule in dict.fromkeys(run.rule for run in self.facts.runs):
+            found = unfinished(self.facts.runs, rule, MEAN)
+            if found:
+                parts.append(f"{rule} ({counts(self.words, found)})")
+        return self.words.text("join.comma").join(parts)
+
+
+def folded(name: str, width: int = NAME_WIDTH) -> str:
+    """A long name on several lines, broken after an underscore or a space where it has one in time."""
+    lines, rest = [], name
+    while len(rest) > width:
+        cut = max(rest.rfind("_", 0, width), rest.rfind(" ", 0, width)) + 1 or width
+        lines.append(rest[:cut].rstrip())
+        rest = rest[cut:]
+    return "\n".join([*lines, rest])
+
+
+def _heading(task: str, wide: bool) -> str:
+    return task if wide else task.replace(" ", "\n")
+
+
+def _pair(comparison: Comparison) -> tuple[str, str]:
+    return comparison.candidate, comparison.baseline
