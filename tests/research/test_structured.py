@@ -190,7 +190,8 @@ def test_choosing_needs_no_torch():
     """Only writing a slot taken from another rule does."""
     code = (
         "import sys\nfrom archer.research import structured as s\nfrom archer.research.space import Space\n"
-        "from archer.research.rule_text import library_sources\nfrom archer.research.researcher import Context\n"
+        "from archer.research.rule_text import library_sources\nfrom archer.research.researcher import "
+        "Context\n"
         "c = Context(sources=library_sources())\nspace = Space(c.sources)\nf = s.fit_tasks(c, space)\n"
         "s.choose(c, space, f, s.untried(c, space, s.parents(c, space, f)))\nsys.exit('torch' in sys.modules)"
     )

@@ -1,4 +1,5 @@
-"""The control arms: random proposals and repeats of the best rule, so that luck can be told from a researcher.
+"""The control arms: random proposals and repeats of the best rule, so that luck can be told from a
+researcher.
 
 A stated share of all proposals goes to them, decided by seed and count alone. Random proposals are drawn from
 the same space and carry the same kind of predictions; repeats train the best rule so far under a new seed.
@@ -21,7 +22,8 @@ SHARE = 0.1
 
 
 def arm(context: Context, share: float = SHARE) -> Arm:
-    """Whose turn it is. The control arms get `share` of all proposals, in turns; the first is the researcher's.
+    """Whose turn it is. The control arms get `share` of all proposals, in turns; the first is the
+    researcher's.
 
     Raises ResearchError for a share outside 0 to 1.
     """

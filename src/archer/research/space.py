@@ -202,7 +202,8 @@ class Space:
                 yield self._change(parent, before, choice, donor=donor)
 
     def _donations(self) -> list[tuple[str, Choice]]:
-        """Slots of known rules that can be set onto another parent, each once; what a rule prepares for its own
+        """Slots of known rules that can be set onto another parent, each once; what a rule prepares for its
+        own
         slots stays with it."""
         found: dict[tuple[str, str], tuple[str, Choice]] = {}
         for rule in self.rules.values():
@@ -214,7 +215,8 @@ class Space:
         return list(found.values())
 
     def _refinements(self, parent: str) -> Iterator[Change]:
-        """The parent's own change again, with one constant moved: a finer step than a template's own values."""
+        """The parent's own change again, with one constant moved: a finer step than a template's own
+        values."""
         rule = self.rules[parent]
         if rule.parent is None or len(rule.functions) != 1:
             return
@@ -260,7 +262,8 @@ class Space:
         return set_onto(part, line)
 
     def write(self, change: Change) -> str:
-        """The rule file of a change. A slot taken from a donor is set by the slot language, which loads torch."""
+        """The rule file of a change. A slot taken from a donor is set by the slot language, which loads
+        torch."""
         if change.template is None:
             return self._composed(change)
         title = change.template.title.replace(":", f" on {change.parent}:", 1)
