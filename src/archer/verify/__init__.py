@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckResult", "Contained", "Ending", "Limits", "Refused", "Verification", "Wall", "check_language",
-    "load_source", "reach", "start", "verify_contained", "verify_mixer", "verify_mixer_contained", "verify_rule",
+    "load_source", "reach", "start", "verify_contained", "verify_mixer", "verify_mixer_contained",
+    "verify_rule",
     "walls",
 ]  # fmt: skip
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from archer.rules import Draw, Parameter, Rule
+from archer.rules import Rule
+from archer.rules.inputs import activate, stored_initial
 from archer.rules.loop import chunk_loop, initial_state
 
 Inputs = dict[str, Tensor]
@@ -105,8 +106,7 @@ class RuleCandidate:
         if probe.beta is not None:
             values["beta"] = torch.full_like(values["beta"], probe.beta)
         for name, feature in self.rule.features.items():
-            raw = draw(self.width(feature.width)) * probe.scale + (feature.bias or 0.0)
-            values[name] = Parameter(0.5, within=feature.within).value(raw)
+            values[name] = activate(feature, draw(self.width(feature.width)) * probe.scale)
         return {name: x.to(probe.dtype) for name, x in values.items()}
 
     def parameters(self, seed: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -115,12 +115,8 @@ class RuleCandidate:
         stored: dict[str, Tensor] = {}
         for name, parameter in self.rule.parameters.items():
             shape = (self.heads, self.width(parameter.rows), self.width(parameter.columns))
-            uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+            first = stored_initial(parameter, shape, generator)
             noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-            if isinstance(parameter.initial, Draw):
-                first = parameter.initial.transform(uniform)
-            else:
-                first = torch.full(shape, parameter.stored_initial(), dtype=torch.float64)
             stored[name] = (first if seed is None else first + 0.4 * noise).to(dtype)
         return stored
 

@@ -39,7 +39,8 @@ STDERR_BYTES = 64 * 1024
 WATCH_SECONDS = 0.2
 
 SYSTEM_READABLE = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
     "/etc/alternatives", "/etc/localtime",
 )  # fmt: skip
 GPU_READABLE = ("/opt", "/etc/nvidia", "/etc/OpenCL", "/run/nvidia-persistenced", "/usr/local/nvidia")
@@ -90,7 +91,7 @@ class Ending:
     error: str
 
 
-class WallMissing(UserError):
+class WallMissing(UserError):  # noqa: N818
     """A wall that was required is not available on this machine."""
 
 
@@ -121,7 +122,7 @@ class Contained:
         return self.process.pid
 
     def lines(self) -> Iterator[str]:
-        """The lines of its standard output as they come, without the line break; ends when the output does."""
+        """The lines of its standard output as they come, without line breaks; ends when it does."""
         while (line := self._lines.get()) is not None:
             yield line
 
@@ -233,9 +234,9 @@ def start(
 
     scratch: a folder that it may write; its working, home and temporary folder. readable: files and folders
     beside the system's libraries, this Python's and Archer's own. writable: further folders to write (a
-    compile cache). environment: variables on top of the scrubbed ones. gpu: let NVIDIA's devices and libraries
-    through. require: names of walls without which it must not start. without: names of walls to leave out, for
-    a machine on which one of them is in the way.
+    compile cache). environment: variables on top of the scrubbed ones. gpu: let NVIDIA's devices and
+    libraries through. require: names of walls without which it must not start. without: names of walls to
+    leave out, for a machine on which one of them is in the way.
     Raises WallMissing for those, and UserError where scratch is no folder.
     """
     limits, require, without = limits or Limits(), tuple(require), tuple(without)
@@ -311,7 +312,8 @@ def _popen(
     command: list[str], scratch: Path, variables: dict[str, str], report: int
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=scratch, env=variables,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=scratch,
+        env=variables,
         start_new_session=True, pass_fds=(report,), bufsize=0,
     )  # fmt: skip
 
@@ -331,7 +333,8 @@ def _environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if name in PASSED_ON}
     folders = [str(Path(sys.executable).parent), "/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin"]
     own = {
-        "PATH": os.pathsep.join(folders), "HOME": str(scratch), "TMPDIR": str(scratch / "tmp"), "USER": "archer",
+        "PATH": os.pathsep.join(folders), "HOME": str(scratch), "TMPDIR": str(scratch / "tmp"),
+        "USER": "archer",
         "LOGNAME": "archer", "PYTHONPATH": str(PACKAGE), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "MALLOC_ARENA_MAX": "4",
     }  # fmt: skip

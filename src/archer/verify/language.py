@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ NODES = 20_000
 INTEGER = 2**31
 
 BUILTINS = frozenset(
-    "abs bool dict enumerate float int len list max min range reversed round sum tuple zip".split()
+    "abs bool dict enumerate float int len list max min range reversed round sum tuple zip".split()  # noqa: SIM905
 )
 """Python's own functions that a rule may call."""
 
@@ -32,41 +33,43 @@ RULE_NAMES = DECLARATIONS | {"wy", "invert_unit_lower", "invert_unit_lower_plain
 
 MATHEMATICS = frozenset(
     """
-    abs absolute acos acosh add addcdiv addcmul addmm allclose amax amin aminmax angle arange argmax argmin
-    argsort asin asinh atan atan2 atanh baddbmm bmm bool broadcast_tensors broadcast_to bucketize cat cdist ceil
-    celu chunk clamp clamp_max clamp_min clip clone complex concat conj contiguous copysign cos cosh
-    cosine_similarity count_nonzero cross cummax cummin cumprod cumsum detach diag diag_embed diagonal diff dim
-    dist div divide dot einsum elu eps eq equal erf erfc erfinv exp exp2 expand expand_as expm1 eye finfo fix
-    flatten flip float floor floor_divide fmax fmin fmod frac full full_like gather ge gelu ger glu greater
-    greater_equal group_norm gt hardsigmoid hardswish hardtanh heaviside hypot imag index_add index_select inner
-    int inverse is_complex is_floating_point isclose isfinite isinf isnan isneginf isposinf kron kthvalue
-    layer_norm le leaky_relu lerp less less_equal linear linspace log log10 log1p log2 log_softmax logaddexp
-    logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsigmoid logspace logsumexp
-    long lt mH mT T masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean
-    median meshgrid min minimum mish mm moveaxis movedim mul multiply mv mvlgamma nan_to_num nanmean nansum narrow
-    ndim ne neg negative new_empty new_full new_ones new_tensor new_zeros norm normalize not_equal numel one_hot
-    ones ones_like outer pad permute pinverse polar positive pow prelu prod quantile real reciprocal relu relu6
-    remainder renorm repeat repeat_interleave reshape reshape_as resolve_conj rms_norm roll rot90 round rsqrt
-    scatter scatter_add searchsorted select selu sgn shape sigmoid sign signbit silu sin sinc sinh size slogdet
-    softmax softmin softplus softshrink softsign solve_triangular sort special split split_with_sizes sqrt square
-    squeeze stack std std_mean sub subtract sum svd swapaxes swapdims t take take_along_dim tan tanh tanhshrink
-    tensor tensor_split tensordot threshold tile tiny to topk trace transpose trapezoid triangular_solve tril
-    tril_indices triu triu_indices true_divide trunc type_as unbind unfold unflatten unsqueeze var var_mean
-    vander vdot vecdot vector_norm view view_as view_as_complex view_as_real where xlogy zeros zeros_like
-    cholesky cholesky_solve det eigh eigvalsh inv lstsq lu_factor matrix_norm pinv qr solve
-    pairwise_distance scaled_dot_product_attention
-    append device dtype get indices items keys values resolution smallest_normal
-    nn functional linalg special
-    bfloat16 complex64 complex128 double float16 float32 float64 half int8 int16 int32 int64 uint8
-    e inf nan pi tau Tensor
+    abs absolute acos acosh add addcdiv addcmul addmm allclose amax amin aminmax angle arange argmax
+    argmin argsort asin asinh atan atan2 atanh baddbmm bmm bool broadcast_tensors broadcast_to bucketize
+    cat cdist ceil celu chunk clamp clamp_max clamp_min clip clone complex concat conj contiguous
+    copysign cos cosh cosine_similarity count_nonzero cross cummax cummin cumprod cumsum detach diag
+    diag_embed diagonal diff dim dist div divide dot einsum elu eps eq equal erf erfc erfinv exp exp2
+    expand expand_as expm1 eye finfo fix flatten flip float floor floor_divide fmax fmin fmod frac full
+    full_like gather ge gelu ger glu greater greater_equal group_norm gt hardsigmoid hardswish hardtanh
+    heaviside hypot imag index_add index_select inner int inverse is_complex is_floating_point isclose
+    isfinite isinf isnan isneginf isposinf kron kthvalue layer_norm le leaky_relu lerp less less_equal
+    linear linspace log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logical_and
+    logical_not logical_or logical_xor logit logsigmoid logspace logsumexp long lt mH mT T masked_fill
+    masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean median meshgrid min
+    minimum mish mm moveaxis movedim mul multiply mv mvlgamma nan_to_num nanmean nansum narrow ndim ne
+    neg negative new_empty new_full new_ones new_tensor new_zeros norm normalize not_equal numel one_hot
+    ones ones_like outer pad permute pinverse polar positive pow prelu prod quantile real reciprocal
+    relu relu6 remainder renorm repeat repeat_interleave reshape reshape_as resolve_conj rms_norm roll
+    rot90 round rsqrt scatter scatter_add searchsorted select selu sgn shape sigmoid sign signbit silu
+    sin sinc sinh size slogdet softmax softmin softplus softshrink softsign solve_triangular sort
+    special split split_with_sizes sqrt square squeeze stack std std_mean sub subtract sum svd swapaxes
+    swapdims t take take_along_dim tan tanh tanhshrink tensor tensor_split tensordot threshold tile tiny
+    to topk trace transpose trapezoid triangular_solve tril tril_indices triu triu_indices true_divide
+    trunc type_as unbind unfold unflatten unsqueeze var var_mean vander vdot vecdot vector_norm view
+    view_as view_as_complex view_as_real where xlogy zeros zeros_like cholesky cholesky_solve det eigh
+    eigvalsh inv lstsq lu_factor matrix_norm pinv qr solve pairwise_distance
+    scaled_dot_product_attention append device dtype get indices items keys values resolution
+    smallest_normal nn functional linalg special bfloat16 complex64 complex128 double float16 float32
+    float64 half int8 int16 int32 int64 uint8 e inf nan pi tau Tensor
     """.split()  # noqa: SIM905 - eleven lines of words read better than three hundred of quotes
 )
 """Attributes that a rule may ask for, of torch, of a tensor, or of a dictionary."""
 
 PLAIN_MATH = frozenset(
-    """acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist e erf erfc exp exp2
-    expm1 fabs floor fmod frexp fsum gamma gcd hypot inf isclose isfinite isinf isnan ldexp lgamma log log10 log1p
-    log2 modf nan pi pow prod radians remainder sin sinh sqrt tan tanh tau trunc""".split()  # noqa: SIM905
+    """
+    acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist e erf erfc exp
+    exp2 expm1 fabs floor fmod frexp fsum gamma gcd hypot inf isclose isfinite isinf isnan ldexp lgamma
+    log log10 log1p log2 modf nan pi pow prod radians remainder sin sinh sqrt tan tanh tau trunc
+    """.split()  # noqa: SIM905
 )
 """What a rule may take from `math` (`factorial` and `perm` are not among them: they grow without bound)."""
 
@@ -83,14 +86,17 @@ MODULES = {
 """Modules that a rule may import, and what of each."""
 
 WHOLE_MODULES = frozenset({"torch", "torch.nn.functional", "torch.linalg", "math"})
-"""Modules that a rule may import as a whole: their attributes are on the list of MATHEMATICS or PLAIN_MATH."""
+"""Modules that a rule may import as a whole; their attributes are on the lists above."""
 
 ATTRIBUTES = MATHEMATICS | PLAIN_MATH
 
 SYNTAX = (
-    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AnnAssign, ast.If, ast.For,
-    ast.Break, ast.Continue, ast.Pass, ast.Expr, ast.Import, ast.ImportFrom, ast.alias, ast.BinOp, ast.UnaryOp,
-    ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript, ast.Slice,
+    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AnnAssign, ast.If,
+    ast.For,
+    ast.Break, ast.Continue, ast.Pass, ast.Expr, ast.Import, ast.ImportFrom, ast.alias, ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript,
+    ast.Slice,
     ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Starred, ast.ListComp, ast.GeneratorExp, ast.DictComp,
     ast.comprehension, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context,
 )  # fmt: skip
@@ -113,7 +119,7 @@ _OUTSIDE_BUILTINS = (
 _HIDDEN = {"\N{ZERO WIDTH SPACE}", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}", "\ufeff"}
 
 
-class Refused(UserError):
+class Refused(UserError):  # noqa: N818 - the language wall refuses; nothing went wrong in it
     """A source text that the language wall does not let through.
 
     line: where, counted from 1 (0: the file as a whole). reason: what was found and what to do.
@@ -125,7 +131,7 @@ class Refused(UserError):
 
 
 def load_source(path: Path | str) -> str:
-    """The text of a rule file. Raises Refused for anything but a regular UTF-8 file of at most SOURCE_BYTES."""
+    """The text of a rule file. Raises Refused unless it is a regular UTF-8 file of at most SOURCE_BYTES."""
     path = Path(path)
     name = str(path)
     try:
@@ -160,6 +166,17 @@ def _decode(raw: bytes, filename: str) -> str:
 
 def _too_large(size: int) -> str:
     return f"it has {size:,} bytes, at most {SOURCE_BYTES:,} are read; a rule is a few lines"
+
+
+def check_name(name: str) -> None:
+    """Refuses a rule's name that could be a path or a markup: letters, digits, `_` and `-`, at most 80.
+
+    Raises Refused.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", name):
+        raise Refused(
+            f"the name {name[:80]!r}; a rule is named by letters, digits, `_` and `-`, at most 80 of them"
+        )
 
 
 def check_language(source: str, filename: str = "rule") -> None:
@@ -296,9 +313,12 @@ def _attribute_problems(node: ast.Attribute, modules: dict[str, str]) -> Iterato
         yield node, f"`.{node.attr}` changes a tensor in place; use `.{node.attr.rstrip('_')}`"
     elif node.attr not in ATTRIBUTES:
         yield node, f"the attribute `{node.attr}` is not on the list of tensor mathematics"
-    elif isinstance(node.value, ast.Name) and modules.get(node.value.id) == "math":
-        if node.attr not in PLAIN_MATH:
-            yield node, f"`math.{node.attr}` is not let through"
+    elif _module_of(node, modules) == "math" and node.attr not in PLAIN_MATH:
+        yield node, f"`math.{node.attr}` is not let through"
+
+
+def _module_of(node: ast.Attribute, modules: dict[str, str]) -> str | None:
+    return modules.get(node.value.id) if isinstance(node.value, ast.Name) else None
 
 
 def _name_problems(node: ast.AST, name: str, known: set[str]) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ TEXT = 4_000
 CHECKS = 100
 
 
-class MalformedResult(UserError):
+class MalformedResult(UserError):  # noqa: N818
     """A result that is not what a verification returns; it is refused whole."""
 
 
@@ -70,8 +70,8 @@ class Verification:
     def from_dict(plain: Any) -> Verification:
         """The verification in a dictionary that came from elsewhere.
 
-        Raises MalformedResult for an unknown or missing field, a wrong type, NaN or infinity, an endless text,
-        and for a result that says "passed" over a check that failed.
+        Raises MalformedResult for an unknown or missing field, a wrong type, NaN or infinity, an endless
+        text, and for a result that says "passed" over a check that failed.
         """
         values = _fields(plain, _VERIFICATION, "verification")
         if len(values["checks"]) > CHECKS:

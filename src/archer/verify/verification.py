@@ -1,4 +1,4 @@
-"""All checks of one candidate, in one call, in this process: for code that is trusted or already contained."""
+"""All checks of one candidate in one call, in this process: for code that is trusted or already contained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from archer.errors import UserError
 from archer.rules import BASE, Rule, get_rule, load_rule, rule_names
-from archer.verify.language import Refused, check_language
+from archer.verify.language import Refused, check_language, check_name
 from archer.verify.result import CheckResult, Verification
 
 LENGTHS = (32, 64, 128, 256, 512, 1_024)
@@ -31,7 +31,7 @@ def verify_rule(
     is fine. trust: lift the language wall. lengths: where the reach is measured.
     """
     started = time.perf_counter()
-    language = _language(source, name, trust, time.perf_counter() - started)
+    language = _language(source, name, trust)
     if not language.passed:
         return Verification(name, False, (language,), trusted=trust)
     finder = Finder(dict(known or {}))
@@ -90,7 +90,8 @@ def _check_rule(
             result, reached = _reach(rule, parent, lengths)
             results.append(result)
     return Verification(
-        rule.name, all(result.passed for result in results), tuple(results), rule.hash, rule.parent or "", slots,
+        rule.name, all(result.passed for result in results), tuple(results), rule.hash, rule.parent or "",
+        slots,
         found[0] if found else None, reached, figures, (), trust,
     )  # fmt: skip
 
@@ -168,19 +169,17 @@ def verify_mixer(
     )
 
 
-def _language(source: str, name: str, trust: bool, seconds: float) -> CheckResult:
-    if trust:
-        return CheckResult(
-            "language", True, "lifted by --trust: the file may do anything that its walls allow", seconds
-        )
+def _language(source: str, name: str, trust: bool) -> CheckResult:
     started = time.perf_counter()
     try:
-        check_language(source, name)
+        check_name(name)
+        if not trust:
+            check_language(source, name)
     except Refused as refused:
-        return CheckResult(
-            "language", False, str(refused)[:2000], time.perf_counter() - started, f"line {refused.line}"
-        )
-    return CheckResult("language", True, "nothing but tensor mathematics", time.perf_counter() - started)
+        where = f"line {refused.line}" if refused.line else ""
+        return CheckResult("language", False, str(refused)[:2000], time.perf_counter() - started, where)
+    words = "lifted by --trust: only the process wall is left" if trust else "nothing but tensor mathematics"
+    return CheckResult("language", True, words, time.perf_counter() - started)
 
 
 def _plainly(error: Exception) -> str:

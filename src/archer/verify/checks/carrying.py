@@ -31,7 +31,7 @@ def carried_state(candidate: Candidate) -> Finding:
                 if not difference <= TOLERANCE:
                     return Finding(
                         False,
-                        f"the {name} differs from one pass after a cut (relative difference {difference:.1e}); "
+                        f"the {name} differs from one pass after a cut (difference {difference:.1e}); "
                         "something passes between chunks outside the state",
                         f"length {4 * size + 5}, cut at {cut}",
                     )

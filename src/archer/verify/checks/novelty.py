@@ -39,7 +39,7 @@ def _probe_candidate(rule: Rule) -> RuleCandidate:
 
 
 def behaviour(rule: Rule) -> Behaviour:
-    """The signature of a rule: facts about its function that no parameter value changes, barring accidents."""
+    """The signature of a rule: facts about its function that no parameter value changes."""
     candidate = _probe_candidate(rule)
     inputs = candidate.inputs(Probe(batch=1, length=LENGTH, seed=21))
     parameters = candidate.parameters(7, torch.float64)
@@ -66,6 +66,16 @@ def behaviour(rule: Rule) -> Behaviour:
             int(relative_difference(fresh[..., :CHUNK, :], plain[..., CHUNK : 2 * CHUNK, :]) < EXACT)
         )
     return Behaviour(rule, (*facts, int(bool(rule.parameters)), len(rule.features)))
+
+
+_SEEN: dict[str, Behaviour] = {}
+
+
+def _known_behaviour(rule_hash: str, rule: Rule) -> Behaviour:
+    """The behaviour of a rule that may be asked for again; a hash names what a rule computes."""
+    if rule_hash not in _SEEN:
+        _SEEN[rule_hash] = behaviour(rule)
+    return _SEEN[rule_hash]
 
 
 def same_function(first: Rule, second: Rule) -> bool:
@@ -118,8 +128,7 @@ def _inputs(rule: Rule, names: Mapping[str, str], seed: int) -> Inputs:
         shared = names.get(name, name)
         generator = torch.Generator().manual_seed(seed + 1_000 + sum(map(ord, shared)))
         raw = torch.randn(plain[name].shape, generator=generator, dtype=torch.float64)
-        feature = rule.features[name]
-        plain[name] = raw if feature.within is None else raw.sigmoid()
+        plain[name] = rule.features[name].value(raw)
     return plain
 
 
@@ -187,7 +196,7 @@ def new(rule: Rule, known: Mapping[str, Rule], found: list[str]) -> Finding:
         if other.hash == rule.hash and name == rule.name:
             continue
         compared += 1
-        if behaviour(other).signature == own.signature and same_function(rule, other):
+        if _known_behaviour(other.hash, other).signature == own.signature and same_function(rule, other):
             found.append(name)
             return Finding(
                 False, f"it computes what `{name}` computes", "outputs and gradients on fixed probes"

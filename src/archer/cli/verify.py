@@ -1,0 +1,128 @@
+"""`archer verify`: everything that can be proved about a candidate before it costs anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from archer.cli.console import print_json, print_note, results
+from archer.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from archer.verify.result import Verification
+
+
+def command(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE", help="A rule file, or FILE.py:CLASS for any sequence mixer.")
+    ],
+    parent: Annotated[
+        str | None, typer.Option("--parent", help="Compare with this rule, not with the file's own parent.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Lift the language wall, for a file of your own.")
+    ] = False,
+    allow_many: Annotated[
+        bool, typer.Option("--allow-many", help="Let several slots differ from the parent.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    argument: Annotated[
+        list[str] | None, typer.Option("--argument", "-a", help="NAME=VALUE for the mixer's constructor.")
+    ] = None,
+    width: Annotated[int, typer.Option("--width", min=1, help="D of the mixer's input [B, T, D].")] = 32,
+    readable: Annotated[
+        list[Path] | None, typer.Option("--readable", help="A folder that the mixer's file imports from.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", help="Refuse to run without this wall (see doctor).")
+    ] = None,
+) -> None:
+    """Check a rule file, or any sequence mixer, in a contained process.
+
+    Exit status: 0 passed, 1 rejected, 2 wrong input.
+
+    \b
+    Examples: archer verify my_rule.py
+              archer verify my_mixer.py:MyMixer --argument dim=32 --width 32
+    """
+    verification = _verify(
+        target, parent, trust, allow_many, argument or [], width, readable or [], require or []
+    )
+    if as_json:
+        print_json(verification.to_dict())
+    else:
+        results().print(_table(verification))
+        results().print(_summary(verification), markup=False)
+    if verification.trusted:
+        print_note(
+            "the language wall was lifted; only the process wall stood between this code and the machine"
+        )
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+def _verify(
+    target: str, parent: str | None, trust: bool, allow_many: bool, arguments: list[str], width: int,
+    readable: list[Path], require: list[str],
+) -> Verification:  # fmt: skip
+    from archer.verify.contained import verify_contained, verify_mixer_contained
+    from archer.verify.language import load_source
+
+    path, _, class_name = target.rpartition(":")
+    if path and class_name.isidentifier():
+        if parent is not None or allow_many:
+            raise UserError("--parent and --allow-many are for rule files; a mixer has no parent")
+        source = load_source(path)
+        return verify_mixer_contained(
+            source, class_name, _arguments(arguments), width=width, require=require, readable=readable
+        )
+    if arguments or readable:
+        raise UserError(
+            f"--argument and --readable are for mixers; write '{target}:ClassName' to check a class"
+        )
+    source = load_source(target)
+    return verify_contained(
+        source, Path(target).stem, parent=parent, allow_many=allow_many, trust=trust, require=require
+    )
+
+
+def _arguments(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as a dictionary; a value that is JSON is read as such, any other is a text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--argument '{text}': expected NAME=VALUE, such as dim=64")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def _table(verification: Verification) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("Check", "left"), ("", "left"), ("Seconds", "right"), ("Finding", "left")):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for check in verification.checks:
+        mark = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
+        case = f"\nsmallest case: {check.case}" if check.case and not check.passed else ""
+        table.add_row(check.name, mark, f"{check.seconds:.2f}", Text(check.message + case))
+    return table
+
+
+def _summary(verification: Verification) -> str:
+    word = "passed" if verification.passed else "rejected"
+    lines = [f"\n{verification.name}: {word} ({sum(c.seconds for c in verification.checks):.1f} s)"]
+    if verification.duplicate_of:
+        lines.append(f"duplicate of: {verification.duplicate_of}")
+    lines.append(f"walls: {', '.join(verification.walls) or 'none'}")
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""Verification behind the process wall: the checks run in a contained process and come back as plain data.
+
+The job goes in as JSON on standard input, the result comes out as one line of JSON, and is held against
+its declared fields, types and sizes before anything believes it (`Verification.from_dict`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from archer.errors import UserError
+from archer.verify.contain import Contained, Ending, Limits, start
+from archer.verify.result import CheckResult, MalformedResult, Verification
+
+LIMITS = Limits(
+    memory_bytes=6 * 2**30, cpu_seconds=180, wall_seconds=240.0, output_bytes=2**20, file_bytes=2**20
+)
+LENGTHS = (32, 64, 128, 256, 512, 1_024)
+
+
+class VerificationFailed(UserError):  # noqa: N818
+    """The candidate could not be set up for checking; the message says why."""
+
+
+def verify_contained(
+    source: str,
+    name: str,
+    *,
+    parent: str | None = None,
+    known: Mapping[str, str] | None = None,
+    allow_many: bool = False,
+    trust: bool = False,
+    lengths: tuple[int, ...] = LENGTHS,
+    limits: Limits = LIMITS,
+    require: Iterable[str] = (),
+) -> Verification:
+    """`verify_rule` in a contained process; nothing of the candidate runs, or is even parsed, in this one.
+
+    limits, require: as for `start`. A candidate that hits a limit, ends its process or garbles the result is
+    rejected by the check "containment", with the reason.
+    """
+    job = {
+        "kind": "rule", "source": source, "name": name, "parent": parent, "known": dict(known or {}),
+        "allow_many": allow_many, "trust": trust, "lengths": list(lengths),
+    }  # fmt: skip
+    return _verify(job, name, trust, limits, require, ())
+
+
+def verify_mixer_contained(
+    source: str,
+    class_name: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    width: int = 32,
+    limits: Limits = LIMITS,
+    require: Iterable[str] = (),
+    readable: Iterable[Path | str] = (),
+) -> Verification:
+    """`verify_mixer` in a contained process. readable: folders that the file imports from.
+
+    Raises UserError where the class cannot be found, imported or built.
+    """
+    folders = [str(Path(folder).resolve()) for folder in readable]
+    job = {
+        "kind": "mixer", "source": source, "name": class_name, "arguments": dict(arguments or {}),
+        "width": width,
+        "folders": folders,
+    }  # fmt: skip
+    return _verify(job, class_name, True, limits, require, folders)
+
+
+def _verify(
+    job: dict[str, Any],
+    name: str,
+    trust: bool,
+    limits: Limits,
+    require: Iterable[str],
+    readable: Iterable[str],
+) -> Verification:
+    with tempfile.TemporaryDirectory(prefix="archer-verify-") as folder:
+        command = [sys.executable, "-m", "archer.verify.contained"]
+        threads = {"OMP_NUM_THREADS": "1"}  # the probes are small: more threads only wait for each other
+        scratch = Path(folder)
+        with start(
+            command, scratch=scratch, limits=limits, readable=readable, environment=threads, require=require
+        ) as process:
+            process.send(json.dumps(job))
+            process.close_input()
+            lines = list(process.lines())
+            ending = process.wait()
+    up = tuple(wall.name for wall in process.walls if wall.up)
+    return replace(_read(lines, ending, process, name), walls=up, trusted=trust)
+
+
+def _read(lines: list[str], ending: Ending, process: Contained, name: str) -> Verification:
+    """The verification in the last line of the output, or a rejection that says what came instead."""
+    if ending.reason == "finished" and ending.status == 0 and lines:
+        try:
+            plain = _parse(lines[-1])
+            if isinstance(plain, dict) and set(plain) == {"problem"}:
+                raise VerificationFailed(str(plain["problem"])[:2000])
+            return replace(Verification.from_dict(plain), name=name)
+        except MalformedResult as error:
+            return _rejected(name, f"its result is not what a verification returns: {error}", ending)
+    last = next((line for line in reversed(ending.error.splitlines()) if line.strip()), "")
+    if ending.reason != "finished":
+        limit = {
+            "wall time": f"{process.limits.wall_seconds:g} seconds",
+            "CPU time": f"{process.limits.cpu_seconds} CPU seconds",
+            "memory": f"{process.limits.memory_bytes >> 20} MiB",
+            "output": f"{process.limits.output_bytes:,} bytes",
+            "processes": str(process.limits.processes),
+        }.get(ending.reason)
+        words = (
+            f"it ran into its limit of {ending.reason} ({limit})" if limit else f"it ended by {ending.reason}"
+        )
+        return _rejected(name, words, ending)
+    what = f"it ended its process with status {ending.status} and without a result"
+    return _rejected(name, f"{what}{f' ({last[:300]})' if last else ''}", ending)
+
+
+def _rejected(name: str, message: str, ending: Ending) -> Verification:
+    return Verification(name, False, (CheckResult("containment", False, message[:2000], ending.seconds),))
+
+
+def _refuse_constant(text: str) -> Any:
+    raise MalformedResult(f"{text} is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise MalformedResult("a field stands twice")
+    return dict(pairs)
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise MalformedResult(f"the last line is not JSON ({error})") from error
+
+
+def main() -> None:
+    """The contained side: one job in, one line out. What the candidate prints goes to standard error."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.read())
+    try:
+        plain = _work(job).to_dict()
+    except UserError as error:
+        plain = {"problem": str(error)}
+    os.write(answer, b"\n")
+    with os.fdopen(answer, "w") as file:
+        file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+
+def _work(job: dict[str, Any]) -> Verification:
+    if job["kind"] == "mixer":
+        from archer.verify.verification import verify_mixer
+
+        sys.path[:0] = job["folders"]
+        return verify_mixer(job["source"], job["name"], job["arguments"], width=job["width"])
+    from archer.verify.verification import verify_rule
+
+    return verify_rule(
+        job["source"], job["name"], parent=job["parent"], known=job["known"], allow_many=job["allow_many"],
+        trust=job["trust"], lengths=tuple(job["lengths"]),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
