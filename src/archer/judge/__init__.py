@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archer.judge.compare import compare
+    from archer.judge.comparison import compare
     from archer.judge.errors import JudgeError
     from archer.judge.history import analyse, rejudge_history
     from archer.judge.noise import (
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     )
     from archer.judge.predictions import score_predictions, track_record, widen, widening
     from archer.judge.sequential import Confirmation, UntilDecided, begin, confirm, decide_sequentially, look
-    from archer.judge.verdict import verdict
+    from archer.judge.verdicts import verdict
 
 _MODULES = {
-    "compare": ("compare",),
+    "comparison": ("compare",),
     "errors": ("JudgeError",),
     "history": ("analyse", "rejudge_history"),
     "noise": (
@@ -39,7 +39,7 @@ _MODULES = {
     ),
     "predictions": ("score_predictions", "track_record", "widen", "widening"),
     "sequential": ("Confirmation", "UntilDecided", "begin", "confirm", "decide_sequentially", "look"),
-    "verdict": ("verdict",),
+    "verdicts": ("verdict",),
 }
 
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names}

@@ -71,13 +71,13 @@ class NoiseFloor:
     def weight(self) -> float:
         """How many observations of a new rule's variance this is worth.
 
-        Its own uncertainty and the unlikeness of rules together: the relative variance of the product of two
-        scaled chi-squares.
+        Its own uncertainty and the unlikeness of rules add up, as reciprocals of degrees of freedom do
+        (the relative variance of a product of two scaled chi-squares); simulation agrees.
         """
         if self.provisional:
             return 1.0
         own, unlike = self.degrees_of_freedom, self.heterogeneity or HETEROGENEITY
-        return own * unlike / (own + unlike + 2)
+        return own * unlike / (own + unlike)
 
 
 def noise_floor(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from archer.judge.compare import compare
+from archer.judge.comparison import compare
 from archer.judge.errors import JudgeError
 from archer.judge.noise import NoiseFloor
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison

@@ -6,7 +6,7 @@ functions of `statistics` that judge real runs. Shapes: `[replicates, tasks]`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from archer.judge import statistics
 from archer.judge.noise import HETEROGENEITY, NoiseFloor
+from archer.judge.sequential import UntilDecided
 from archer.judge.statistics import Array, Evidence
 
 
@@ -53,7 +54,16 @@ class Judged:
         return np.mean((self.low <= truth) & (truth <= self.high), axis=0)
 
 
-def simulate(
+@dataclass(frozen=True)
+class Drawn:
+    """Simulated differences `[seeds, replicates, tasks]`, and what the judge is told of their variance."""
+
+    values: Array
+    known: Array
+    weight: Array
+
+
+def draw(
     floors: Sequence[NoiseFloor],
     design: Design,
     truth: Any,
@@ -63,8 +73,8 @@ def simulate(
     alike: bool = False,
     correlation: float = 0.0,
     prior: bool = True,
-) -> Evidence:
-    """Evidence of `replicates` comparisons with true differences `truth` (broadcast to the tasks).
+) -> Drawn:
+    """`replicates` comparisons with true differences `truth` (broadcast to the tasks).
 
     The variance of each rule pair is drawn around the floor's as `heterogeneity` says (all equal, if alike);
     the known variance that the judge is given is an estimate with the floor's degrees of freedom, drawn anew
@@ -85,7 +95,57 @@ def simulate(
     values = np.asarray(truth) + np.sqrt(variance) * _noise(generator, (design.seeds, *shape), correlation)
     known = expected * _chi2(generator, freedom, shape) / freedom
     weight = np.asarray([floor.weight() for floor in floors]) if prior else np.zeros(len(floors))
-    return from_values(values, known, weight)
+    return Drawn(values, known, weight)
+
+
+def simulate(
+    floors: Sequence[NoiseFloor],
+    design: Design,
+    truth: Any,
+    *,
+    replicates: int,
+    generator: np.random.Generator,
+    **options: Any,
+) -> Evidence:
+    """The evidence of drawn comparisons; options as in `draw`."""
+    drawn = draw(floors, design, truth, replicates=replicates, generator=generator, **options)
+    return from_values(drawn.values, drawn.known, drawn.weight)
+
+
+def draw_unlike_normal(
+    sample: Callable[[np.random.Generator, tuple[int, ...]], Array],
+    design: Design,
+    *,
+    replicates: int,
+    generator: np.random.Generator,
+    tasks: int = 6,
+    freedom: int = 12,
+) -> Drawn:
+    """No difference, and scores of any distribution: `sample(generator, shape)` draws them.
+
+    design.settings must be one number. What the judge is told comes from freedom + 1 repeats of one setting.
+    """
+    (settings,) = design.settings
+    shape = (settings, design.seeds, replicates, tasks)
+    values = (sample(generator, shape) - sample(generator, shape)).mean(axis=0)
+    repeats = sample(generator, (freedom + 1, replicates, tasks))
+    weight = freedom * HETEROGENEITY / (freedom + HETEROGENEITY)
+    return Drawn(values, 2 * np.var(repeats, axis=0, ddof=1) / settings, np.full(tasks, weight))
+
+
+def ceiling(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Scores that mostly sit at 1: normal around 0.995, cut off at 1."""
+    return np.minimum(generator.normal(0.995, 0.01, shape), 1.0)
+
+
+def two_outcomes(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Scores of runs that either learn the task (three in four) or do not, 0.3 apart."""
+    return 0.5 + 0.3 * (generator.random(shape) < 0.75) + generator.normal(0, 0.01, shape)
+
+
+def heavy_tails(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Scores with a rare large miss: Student's t with three degrees of freedom."""
+    return 0.5 + 0.02 * generator.standard_t(3, shape)
 
 
 def _unlike(floor: NoiseFloor) -> float:
@@ -122,6 +182,29 @@ def judge(given: Evidence, *, margin: float = 0.01, level: float = 0.95) -> Judg
     equal = statistics.equivalence_p(given.difference, error, freedom, margin)
     low, high = statistics.interval(given.difference, error, freedom, level)
     return Judged(statistics.words(given.difference, adjusted, equal, 1 - level), low, high, given)
+
+
+def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> tuple[NDArray[np.str_], Array]:
+    """Final words `[replicates, tasks]` and seeds used `[replicates, tasks]` when looking as `policy` says.
+
+    What sequential.look does, on arrays: a decided task keeps its word and counts as 0 or 1 in Holm.
+    """
+    shape = drawn.values.shape[1:]
+    decided = np.full(shape, "undecided", dtype="<U9")
+    used = np.zeros(shape)
+    for index, seeds in enumerate(policy.looks):
+        alpha = policy.alpha(index)
+        given = from_values(drawn.values[:seeds], drawn.known, drawn.weight)
+        moderated = statistics.moderate(given)
+        freedom, error = moderated.degrees_of_freedom, statistics.standard_error(given, moderated)
+        raw = statistics.two_sided_p(given.difference, error, freedom)
+        raw = np.select([np.isin(decided, ("better", "worse")), decided == "same"], [0.0, 1.0], raw)
+        equal = statistics.equivalence_p(given.difference, error, freedom, policy.margin)
+        still_open = decided == "undecided"
+        used = np.where(still_open, seeds, used)
+        found = statistics.words(given.difference, statistics.holm(raw), equal, alpha)
+        decided = np.where(still_open, found, decided)
+    return decided, used
 
 
 def designs(settings: Mapping[str, int], tasks: Sequence[str]) -> tuple[Design, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from archer.judge.compare import compare
+from archer.judge.comparison import compare
 from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
 from archer.judge.predictions import score_predictions
 from archer.ledger.records import (
@@ -42,8 +42,8 @@ def verdict(
     """Judge the proposal's rule against its parent and the reference, and its predictions against both.
 
     exact_parent, exact_reference: settings in which the rule is one function with that other rule.
-    duplicates: other rules that are one function, whose runs tell the noise. ranks: False for a preset such as
-    smoke, of which no word should be believed; the summary says so. created_at: ISO 8601, now if left out.
+    duplicates: other rules that are one function, whose runs tell the noise. ranks: False for a preset such
+    as smoke, of which no word should be believed; the summary says so. created_at: ISO 8601, now if left out.
     """
 
     def against_other(other: str, exact: Iterable[str]) -> Comparison:

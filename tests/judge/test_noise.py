@@ -1,0 +1,180 @@
+"""Noise floors recover the components that made the runs, and say what they rest on."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.judge.runs import make_run, make_runs
+
+from archer.errors import UserError
+from archer.judge import (
+    Duplicate,
+    NoiseFloor,
+    estimate_variance,
+    history_noise_floor,
+    noise,
+    noise_floor,
+    shipped_variance,
+)
+from archer.judge.noise import write_variance
+from archer.ledger.history import HistoryRow, HistoryTable, builtin_history
+from archer.ledger.records import TASKS, RunRecord
+
+
+def components(
+    rules: str, seeds: int, *, cell: float, data: float, shared: float, settings: int = 4
+) -> list[RunRecord]:
+    """Runs of the model of `archer.judge.noise` with known standard deviations."""
+    generator = np.random.default_rng(5)
+    drawn: dict[object, float] = {}
+
+    def effect(key: object, sd: float) -> float:
+        return drawn.setdefault(key, float(generator.normal(0, sd)))
+
+    def score(rule: str, task: str, setting: str, seed: int) -> float:
+        level = 0.3 + 0.02 * rules.index(rule)
+        common = effect((setting, seed), data) + effect((rule, task, seed), shared)
+        return level + common + float(generator.normal(0, cell))
+
+    return make_runs(rules, score, settings=settings, seeds=range(seeds))
+
+
+def test_components_are_recovered() -> None:
+    floors = estimate_variance(components("abcdefgh", 12, cell=0.02, data=0.05, shared=0.03))
+    assert set(floors) == set(TASKS)
+
+    def typical(field: str) -> float:
+        return float(np.sqrt(np.mean([getattr(floor, field) ** 2 for floor in floors.values()])))
+
+    # What a rule and seed share over settings is in the residual of each setting as well.
+    assert typical("cell_sd") == pytest.approx(np.hypot(0.02, 0.03), rel=0.1)
+    assert typical("seed_sd") == pytest.approx(0.05, rel=0.15)
+    assert typical("sd") ** 2 == pytest.approx((0.02**2 + 0.05**2) / 4 + 0.03**2, rel=0.35)
+
+
+def test_the_variance_of_a_difference_of_task_scores_is_what_it_is_in_truth() -> None:
+    floors = estimate_variance(components("abcdefgh", 12, cell=0.02, data=0.05, shared=0.03))
+    expected = 2 * (0.02**2 / 4 + 0.03**2)
+    found = np.mean([floor.difference_variance(4, 4) for floor in floors.values()])
+    assert found == pytest.approx(expected, rel=0.2)
+
+
+def test_degrees_of_freedom_are_those_of_rule_and_seed() -> None:
+    floors = estimate_variance(components("abc", 4, cell=0.02, data=0.0, shared=0.0, settings=2))
+    assert floors["Memorize"].degrees_of_freedom == pytest.approx(2 * (3 - 1) * (4 - 1))
+
+
+def test_a_single_rule_tells_its_total_noise() -> None:
+    runs = make_runs("a", lambda rule, task, setting, seed: [0.5, 0.54, 0.52][seed])
+    floor = estimate_variance(runs)["Memorize"]
+    assert floor.cell_sd == pytest.approx(0.02)
+    assert floor.degrees_of_freedom == pytest.approx(2)
+
+
+def test_no_repeats_no_estimate() -> None:
+    assert estimate_variance(make_runs("abc", lambda *_: 0.5, seeds=(0,))) == {}
+    assert estimate_variance([]) == {}
+
+
+def test_failed_runs_do_not_enter_the_noise() -> None:
+    runs = make_runs("a", lambda rule, task, setting, seed: [0.5, 0.54, 0.52][seed])
+    broken = [make_run("a", task, f"{task} 0", 3, None, status="diverged") for task in TASKS]
+    assert estimate_variance([*runs, *broken]) == estimate_variance(runs)
+
+
+def test_rules_of_one_function_are_repeats() -> None:
+    scores = dict(zip("abcdefgh", (0.403, 0.384, 0.364, 0.414, 0.357, 0.370, 0.378, 0.404), strict=True))
+    runs = make_runs("abcdefgh", lambda rule, *_: scores[rule], seeds=(0,))
+    floors = noise_floor(runs, [Duplicate("Memorize", "Memorize 0", frozenset("abcdefgh"))], shipped=False)
+    assert set(floors) == {"Memorize"}
+    assert floors["Memorize"].sd == pytest.approx(np.std(list(scores.values()), ddof=1))
+    assert floors["Memorize"].degrees_of_freedom == 7
+    assert "one function" in floors["Memorize"].source
+
+
+def test_excluded_rules_do_not_vouch_for_themselves() -> None:
+    runs = components("abcd", 4, cell=0.02, data=0.0, shared=0.0)
+    loud = [replace(run, held_out=float(run.seed % 2)) if run.rule in "cd" else run for run in runs]
+    assert noise_floor(loud, exclude=frozenset("cd"))["Memorize"].cell_sd < 0.05
+    assert noise_floor(loud)["Memorize"].cell_sd > 0.2
+
+
+def test_heterogeneity_tells_alike_from_unlike() -> None:
+    generator = np.random.default_rng(2)
+    alike = dict.fromkeys("abcdefghij", 0.02)
+    unlike = {rule: 0.001 * 3**index for index, rule in enumerate("abcdef")}
+
+    def heterogeneity(sds: dict[str, float]) -> float:
+        runs = make_runs(
+            sds, lambda rule, *_: float(generator.normal(0.5, sds[rule])), settings=3, seeds=range(6)
+        )
+        found = [floor.heterogeneity for floor in estimate_variance(runs).values()]
+        assert None not in found
+        return float(np.median(found))  # type: ignore[arg-type]
+
+    assert heterogeneity(alike) > 20
+    assert heterogeneity(unlike) < 3
+
+
+def test_weight_falls_with_either_uncertainty() -> None:
+    sure = NoiseFloor("Memorize", 0.02, 50, "x", heterogeneity=50)
+    assert sure.weight() == pytest.approx(25)
+    assert replace(sure, degrees_of_freedom=3).weight() < 3
+    assert replace(sure, heterogeneity=None).weight() < 4
+    assert replace(sure, provisional=True).weight() == 1
+
+
+def test_measured_noise_replaces_the_shipped_only_when_it_rests_on_enough() -> None:
+    def cells(sd: float, seeds: int) -> list[RunRecord]:
+        return make_runs("a", lambda rule, task, setting, seed: 0.5 + sd * (-1) ** seed, seeds=range(seeds))
+
+    assert noise_floor(cells(0.1, 2))["Memorize"] == shipped_variance()["Memorize"]
+    assert noise_floor(cells(0.1, 4))["Memorize"].cell_sd > 0.1
+    provisional = [task for task, floor in shipped_variance().items() if floor.provisional]
+    assert all(noise_floor(cells(0.1, 2))[task].cell_sd > 0.1 for task in provisional)
+
+
+def test_several_presets_must_be_named() -> None:
+    runs = make_runs("a", lambda *_: 0.5) + make_runs("a", lambda *_: 0.5, preset="quick")
+    with pytest.raises(UserError, match="full, quick"):
+        noise_floor(runs)
+    assert set(noise_floor(runs, preset="quick")) == set(TASKS)
+
+
+def test_history_floor_is_that_of_rules_md() -> None:
+    table = builtin_history()[0]
+    names = ["adam", "decay", "error_gated", "layernorm", "momentum", "rmsprop", "topk_error"]
+    models = [row.model for row in table.rows if any(f"4layer_{name}" in row.model for name in names)]
+    group = {"Memorize": ["delta_net_4layer", *models]}
+    floor = history_noise_floor(table, group, settings={"Memorize": 6})["Memorize"]
+    assert len(models) == 7
+    assert floor.sd == pytest.approx(0.020, abs=0.001)
+    assert floor.degrees_of_freedom == 7
+    assert floor.cell_sd == pytest.approx(floor.sd * np.sqrt(6))
+
+
+def test_history_floor_needs_two_models() -> None:
+    table = HistoryTable("t", Path("t"), (HistoryRow("a", dict.fromkeys(TASKS, 0.5)),))
+    assert history_noise_floor(table, {"Memorize": ["a", "b"]}) == {}
+
+
+def test_variance_file_round_trip_and_completeness(tmp_path: Path) -> None:
+    floors = shipped_variance()
+    assert set(floors) == set(TASKS)
+    assert all(floor.source and floor.sd > 0 for floor in floors.values())
+    write_variance(floors, tmp_path / "variance.json", "a note")
+    assert (tmp_path / "variance.json").read_text().count('"source"') == 6
+
+
+def test_the_variance_file_is_what_its_script_makes(tmp_path: Path) -> None:
+    """Only while it rests on the history alone; once runs are in it, this repository cannot make it anew."""
+    shipped = Path(noise.__file__).with_name("variance.json")
+    if "repeated seeds" in shipped.read_text(encoding="utf-8"):
+        pytest.skip("variance.json rests on runs")
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "variance.py"))
+    script["write_variance"](script["from_history"](), tmp_path / "variance.json", script["NOTE"])
+    assert (tmp_path / "variance.json").read_text(encoding="utf-8") == shipped.read_text(encoding="utf-8")

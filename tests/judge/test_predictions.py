@@ -1,0 +1,211 @@
+"""Predictions scored against outcomes, and what a record of them asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, stats
+
+from archer.errors import UserError
+from archer.judge import score_predictions, track_record, widen, widening
+from archer.judge.predictions import Z, crps
+from archer.ledger.records import (
+    Comparison,
+    Prediction,
+    PredictionScore,
+    ProposalRecord,
+    TaskComparison,
+    VerdictRecord,
+)
+
+UNIT = st.floats(0, 1)
+
+
+def integrated(prediction: Prediction, measured: float) -> float:
+    """The definition, by quadrature."""
+
+    def below(x: float) -> float:
+        half = (
+            prediction.score - prediction.low if x < prediction.score else prediction.high - prediction.score
+        )
+        return float(stats.norm.cdf((x - prediction.score) * Z / half))
+
+    points = sorted({prediction.score, measured})
+    return integrate.quad(lambda x: (below(x) - (x >= measured)) ** 2, 0, 1, points=points, limit=200)[0]
+
+
+@given(UNIT, st.floats(0.01, 0.5), st.floats(0.01, 0.5), UNIT)
+@settings(max_examples=60, deadline=None)
+def test_crps_is_its_definition(middle: float, below: float, above: float, measured: float) -> None:
+    low, high = max(0.0, middle - below), min(1.0, middle + above)
+    if middle - low < 0.01 or high - middle < 0.01:
+        return
+    prediction = Prediction("Memorize", middle, low, high)
+    assert crps(prediction, measured) == pytest.approx(integrated(prediction, measured), abs=1e-6)
+
+
+def test_crps_far_from_the_edges_is_the_normal_closed_form() -> None:
+    prediction, measured = Prediction("Memorize", 0.5, 0.45, 0.55), 0.53
+    scale = 0.05 / Z
+    z = (measured - 0.5) / scale
+    closed = scale * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / np.sqrt(np.pi))
+    assert crps(prediction, measured) == pytest.approx(closed)
+
+
+@given(UNIT, UNIT)
+def test_a_prediction_without_width_costs_its_distance(middle: float, measured: float) -> None:
+    assert crps(Prediction("Memorize", middle, middle, middle), measured) == pytest.approx(
+        abs(middle - measured)
+    )
+
+
+@given(st.floats(0.1, 0.9), st.floats(0.01, 0.1), UNIT)
+def test_crps_has_no_preferred_direction(middle: float, half: float, measured: float) -> None:
+    one = Prediction("Memorize", middle, middle - half, middle + half)
+    mirrored = Prediction("Memorize", 1 - middle, 1 - middle - half, 1 - middle + half)
+    assert crps(one, measured) == pytest.approx(crps(mirrored, 1 - measured), abs=1e-12)
+
+
+def test_honesty_pays() -> None:
+    """The expected score is best for the distribution that outcomes really have."""
+    outcomes = np.random.default_rng(1).normal(0.5, 0.05, 4000)
+
+    def mean(scale: float) -> float:
+        half = Z * 0.05 * scale
+        return float(
+            np.mean([crps(Prediction("Memorize", 0.5, 0.5 - half, 0.5 + half), y) for y in outcomes])
+        )
+
+    assert mean(1.0) < mean(0.5)
+    assert mean(1.0) < mean(2.0)
+
+
+def test_each_prediction_is_scored() -> None:
+    predictions = (
+        Prediction("Memorize", 0.5, 0.4, 0.6),
+        Prediction("Compress", 0.5, 0.4, 0.6),
+        Prediction("Fuzzy Recall", 0.5, 0.4, 0.6),
+        Prediction("Noisy Recall", 0.5, 0.4, 0.6),
+    )
+    measured = {"Memorize": 0.55, "Compress": 0.3, "Fuzzy Recall": None, "Noisy Recall": 0.45}
+    parents = {"Memorize": 0.45, "Compress": 0.35, "Fuzzy Recall": 0.4, "Noisy Recall": 0.45}
+    found = score_predictions(predictions, measured, parents)
+    assert [one.covered for one in found] == [True, False, None, True]
+    assert [one.sign_right for one in found] == [True, False, None, False]
+    assert found[2].crps is None
+    assert found[0].crps == pytest.approx(crps(predictions[0], 0.55))
+
+
+def test_no_sign_where_none_was_predicted_or_no_parent_is_known() -> None:
+    (one,) = score_predictions([Prediction("Memorize", 0.5, 0.4, 0.6)], {"Memorize": 0.6}, {"Memorize": 0.5})
+    (two,) = score_predictions([Prediction("Memorize", 0.5, 0.4, 0.6)], {"Memorize": 0.6}, {})
+    assert (one.sign_right, two.sign_right) == (None, None)
+
+
+def test_nan_is_no_outcome() -> None:
+    (one,) = score_predictions(
+        [Prediction("Memorize", 0.5, 0.4, 0.6)], {"Memorize": float("nan")}, {"Memorize": 0.5}
+    )
+    assert (one.measured, one.covered, one.sign_right, one.crps) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0.5, 0.6, 0.7), (0.5, 0.3, 0.4), (1.2, 0.5, 1.3), (float("nan"), 0.1, 0.9)]
+)
+def test_impossible_predictions_are_refused(numbers: tuple[float, float, float]) -> None:
+    with pytest.raises(UserError, match="low <= score <= high"):
+        crps(Prediction("Memorize", *numbers), 0.5)
+
+
+def proposal(name: str, researcher: str) -> ProposalRecord:
+    return ProposalRecord(name, name, "delta_net", ("read",), "", "", (), researcher, "t")
+
+
+def verdict_of(name: str, scores: list[PredictionScore], parent: float = 0.4) -> VerdictRecord:
+    tasks = tuple(
+        TaskComparison(one.task, None, parent, None, None, None, None, None, "undecided", 1, 1)
+        for one in scores
+    )
+    comparison = Comparison(name, "delta_net", "full", tasks, tasks[0], False)
+    floors = {one.task: 0.02 for one in scores}
+    return VerdictRecord(
+        name, name, "delta_net", "gated", "full", comparison, comparison, tuple(scores), floors, "", True, "t"
+    )
+
+
+def test_track_record_per_researcher_and_task() -> None:
+    good = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
+    bad = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.80, False, False, 0.25)
+    other = PredictionScore("Compress", 0.5, 0.4, 0.6, 0.5, True, None, 0.01)
+    unmeasured = PredictionScore("Compress", 0.5, 0.4, 0.6, None, None, None, None)
+    rows = track_record(
+        [verdict_of("p", [good, other]), verdict_of("q", [bad, unmeasured]), verdict_of("r", [good])],
+        [proposal("p", "search"), proposal("q", "search"), proposal("r", "person")],
+    )
+    assert [(row.researcher, row.task, row.n) for row in rows] == [
+        ("person", "Memorize", 1),
+        ("person", "All", 1),
+        ("search", "Compress", 1),
+        ("search", "Memorize", 2),
+        ("search", "All", 3),
+    ]
+    memorize = rows[3]
+    assert memorize.coverage == 0.5
+    assert memorize.mean_crps == pytest.approx(0.135)
+    assert memorize.sign_rate == 0.5
+    assert memorize.ratios == pytest.approx((0.2, 3.0))
+    half = Z * np.sqrt(2) * 0.02
+    base = Prediction("Memorize", 0.4, 0.4 - half, 0.4 + half)
+    assert memorize.baseline_crps == pytest.approx(np.mean([crps(base, 0.52), crps(base, 0.80)]))
+    assert rows[2].sign_rate is None
+
+
+def test_a_verdict_on_an_unknown_proposal_is_refused() -> None:
+    score = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
+    with pytest.raises(UserError, match="'p'"):
+        track_record([verdict_of("p", [score])], [])
+
+
+def test_no_record_no_widening_and_good_ones_none() -> None:
+    calibrated = np.abs(np.random.default_rng(3).standard_normal(200)) / Z
+    assert widening([]) == 1.0
+    assert widening([0.1] * 50) == 1.0
+    assert widening(calibrated.tolist()) == pytest.approx(1.0, abs=0.12)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
+def test_overconfidence_is_widened_by_what_it_lacks(factor: float) -> None:
+    ratios = factor * np.abs(np.random.default_rng(3).standard_normal(400)) / Z
+    assert widening(ratios.tolist()) == pytest.approx(factor, rel=0.12)
+
+
+def test_widening_makes_future_intervals_cover() -> None:
+    generator = np.random.default_rng(4)
+    past, future = (np.abs(generator.standard_t(4, 300)) * 2 / Z for _ in range(2))
+    assert np.mean(future <= 1) < 0.7
+    assert np.mean(future <= widening(past.tolist())) == pytest.approx(0.9, abs=0.04)
+
+
+@given(st.lists(st.floats(0, 20), max_size=30), st.floats(0, 20))
+def test_a_worse_outcome_never_narrows(ratios: list[float], worse: float) -> None:
+    more = widening([*ratios, max([worse, *ratios])])
+    assert 1.0 <= more <= 10.0
+    if ratios:
+        raised = [max(ratio, worse) for ratio in ratios]
+        assert widening(raised) >= widening(ratios)
+
+
+def test_widen_stays_within_the_scores_and_keeps_the_middle() -> None:
+    score = PredictionScore("Memorize", 0.5, 0.49, 0.51, 0.9, False, True, 0.4)
+    names = [f"p{index}" for index in range(20)]
+    rows = track_record([verdict_of(n, [score]) for n in names], [proposal(n, "search") for n in names])
+    (wide,) = widen([Prediction("Memorize", 0.95, 0.9, 1.0)], rows, "search")
+    assert wide == Prediction("Memorize", 0.95, pytest.approx(0.45), 1.0)
+    assert widen([Prediction("Memorize", 0.95, 0.9, 1.0)], rows, "person") == (
+        Prediction("Memorize", 0.95, 0.9, 1.0),
+    )
+    both = [*rows, *track_record([verdict_of("x", [score])], [proposal("x", "person")])]
+    with pytest.raises(UserError, match="several researchers"):
+        widen([Prediction("Memorize", 0.95, 0.9, 1.0)], both)

@@ -1,0 +1,178 @@
+"""Where the truth is known: verdicts are right as often as they say. Simulated, seeded, on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.judge.runs import make_runs
+
+from archer.judge import NoiseFloor, UntilDecided, compare, shipped_variance
+from archer.judge.history import SETTINGS
+from archer.judge.simulate import (
+    Design,
+    Drawn,
+    ceiling,
+    designs,
+    draw,
+    draw_unlike_normal,
+    from_values,
+    heavy_tails,
+    judge,
+    judge_sequentially,
+    simulate,
+    two_outcomes,
+)
+from archer.ledger.records import TASKS, Comparison
+
+SHIPPED = [shipped_variance()[task] for task in TASKS]
+PLAIN = [NoiseFloor(task, 0.02, 12, "made up", 1, 0.02, heterogeneity=6.0) for task in TASKS]
+WORLDS = [pytest.param(SHIPPED, id="variance.json"), pytest.param(PLAIN, id="0.02 everywhere")]
+DESIGNS = [pytest.param(design, id=design.name) for design in designs(SETTINGS, TASKS)]
+REPLICATES = 8000
+
+
+def random() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.mark.parametrize("floors", WORLDS)
+@pytest.mark.parametrize("design", DESIGNS)
+def test_without_a_difference(floors: list[NoiseFloor], design: Design) -> None:
+    judged = judge(simulate(floors, design, 0.0, replicates=REPLICATES, generator=random()))
+    assert judged.any_rate("better") <= 0.05
+    assert judged.any_rate("worse") <= 0.05
+    assert judged.all_rate("better") <= 0.001
+    coverage = judged.coverage(0.0)
+    assert coverage.min() >= 0.93
+    assert coverage.max() <= 0.97
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_intervals_hold_true_differences(design: Design) -> None:
+    truth = np.asarray([0.01, -0.03, 0.1, 0.0, 0.3, -0.2])
+    judged = judge(simulate(SHIPPED, design, truth, replicates=REPLICATES, generator=random()))
+    coverage = judged.coverage(truth)
+    assert coverage.min() >= 0.93
+    assert coverage.max() <= 0.97
+
+
+def test_overconfident_noise_would_be_noticed() -> None:
+    """The bounds above can fail: a floor trusted as if it were certain breaks them."""
+    certain = [replace(floor, degrees_of_freedom=3.0) for floor in PLAIN]
+    design = Design("", (1,), 1)
+    drawn = draw(certain, design, 0.0, replicates=REPLICATES, generator=random())
+    judged = judge(from_values(drawn.values, drawn.known, np.full(6, 1000.0)))
+    assert judged.any_rate("better") > 0.05
+    assert judged.coverage(0.0).max() < 0.93
+
+
+def test_better_and_worse_are_never_confused_when_the_difference_is_large() -> None:
+    judged = judge(simulate(PLAIN, Design("", (1,), 3), 0.3, replicates=REPLICATES, generator=random()))
+    assert judged.rate("better").min() > 0.98
+    assert judged.any_rate("worse") < 0.001
+
+
+def test_same_is_rarely_said_of_a_difference_of_the_margin() -> None:
+    quiet = [replace(floor, cell_sd=0.002) for floor in PLAIN]
+    at_margin = judge(simulate(quiet, Design("", (1,), 3), 0.01, replicates=REPLICATES, generator=random()))
+    assert at_margin.rate("same").max() <= 0.05
+    equal = judge(simulate(quiet, Design("", (1,), 3), 0.0, replicates=REPLICATES, generator=random()))
+    assert equal.rate("same").min() > 0.8
+
+
+def test_five_better_and_one_not_rarely_beats_all_and_never_twice() -> None:
+    """The least favourable case, and what confirmation with fresh seeds makes of it."""
+    truth = np.asarray([0.5, 0.5, 0.5, 0.5, 0.5, 0.0])
+    design = Design("", (1,), 3)
+    first = draw(PLAIN, design, truth, replicates=40000, generator=random())
+    second = draw(PLAIN, design, truth, replicates=40000, generator=np.random.default_rng(8))
+    won = [
+        np.all(judge(from_values(d.values, d.known, d.weight)).words == "better", axis=-1)
+        for d in (first, second)
+    ]
+    assert np.mean(won[0]) == pytest.approx(0.025, abs=0.006)
+    assert np.mean(won[0] & won[1]) <= 0.001
+
+
+@pytest.mark.parametrize("sample", [ceiling, two_outcomes, heavy_tails])
+@pytest.mark.parametrize(("settings", "seeds"), [(1, 1), (1, 3), (1, 5), (11, 3)])
+def test_without_a_difference_and_without_normal_noise(sample: object, settings: int, seeds: int) -> None:
+    design = Design("", (settings,), seeds)
+    drawn = draw_unlike_normal(sample, design, replicates=1500, generator=random())  # type: ignore[arg-type]
+    judged = judge(from_values(drawn.values, drawn.known, drawn.weight))
+    assert judged.any_rate("better") <= 0.05
+    assert judged.all_rate("better") <= 0.001
+    assert judged.coverage(0.0).min() >= 0.93
+
+
+@pytest.mark.parametrize("floors", WORLDS)
+@pytest.mark.parametrize("looks", [(1, 2, 3, 5, 8), (2, 4), tuple(range(1, 11))])
+def test_peeking_keeps_the_error_rate(floors: list[NoiseFloor], looks: tuple[int, ...]) -> None:
+    policy = UntilDecided(looks=looks)
+    design = Design("", (1,), looks[-1])
+    drawn = draw(floors, design, 0.0, replicates=REPLICATES, generator=random())
+    words, _ = judge_sequentially(drawn, policy)
+    assert np.mean(np.any(words == "better", axis=-1)) <= 0.05
+    assert np.mean(np.all(words == "better", axis=-1)) <= 0.001
+
+
+def test_peeking_without_spending_would_be_noticed() -> None:
+    looks = tuple(range(2, 21))
+    drawn = draw(PLAIN, Design("", (1,), 20), 0.0, replicates=2000, generator=random())
+    found = [judge(from_values(drawn.values[:n], drawn.known, drawn.weight)).words == "better" for n in looks]
+    assert np.mean(np.any(np.any(found, axis=0), axis=-1)) > 0.05
+
+
+def test_stopping_early_saves_seeds_where_the_difference_is_large() -> None:
+    policy = UntilDecided()
+    drawn = draw(PLAIN, Design("", (1,), 8), 0.3, replicates=1000, generator=random())
+    words, seeds = judge_sequentially(drawn, policy)
+    assert np.mean(words == "better") > 0.99
+    assert seeds.mean() < 3
+
+
+def comparison_of(drawn: Drawn, index: int) -> Comparison:
+    """The same simulated comparison as runs, judged the way real ones are."""
+    tasks = {task: position for position, task in enumerate(TASKS)}
+
+    def score(rule: str, task: str, setting: str, seed: int) -> float:
+        return 0.5 + (rule == "a") * float(drawn.values[seed, index, tasks[task]])
+
+    floors = {
+        task: NoiseFloor(
+            task, 0.0, 12, "drawn", 1, float(np.sqrt(drawn.known[index, position] / 2)), heterogeneity=6.0
+        )
+        for task, position in tasks.items()
+    }
+    runs = make_runs("ab", score, seeds=range(drawn.values.shape[0]))
+    return compare(runs, "a", "b", preset="full", noise=floors)
+
+
+def test_real_runs_are_judged_exactly_as_simulated_ones() -> None:
+    drawn = draw(PLAIN, Design("", (1,), 3), 0.05, replicates=25, generator=random())
+    judged = judge(from_values(drawn.values, drawn.known, drawn.weight))
+    for index in range(25):
+        tasks = comparison_of(drawn, index).tasks
+        assert [one.word for one in tasks] == judged.words[index].tolist()
+        np.testing.assert_allclose([one.low for one in tasks], judged.low[index])
+        np.testing.assert_allclose([one.high for one in tasks], judged.high[index])
+
+
+def test_coverage_from_runs_to_intervals_with_noise_learned_from_other_rules() -> None:
+    """Everything at once: uneven settings, shared data noise, a grid of two, floors from four other rules."""
+    generator = random()
+    covered = []
+    sds = {"0": 0.02, "1": 0.06}
+    for _ in range(60):
+        shared: dict[tuple[str, int], float] = {}
+
+        def score(rule: str, task: str, setting: str, seed: int, shared: dict = shared) -> float:
+            common = shared.setdefault((setting, seed), float(generator.normal(0, 0.05)))
+            return 0.5 + common + float(generator.normal(0, sds[setting[-1]]))
+
+        runs = make_runs("abcdef", score, settings=2, seeds=(0, 1, 2))
+        result = compare(runs, "a", "b", preset="full")
+        covered += [one.low <= 0 <= one.high for one in result.tasks]  # type: ignore[operator]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.035)
