@@ -14,14 +14,15 @@ import ast
 import copy
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from archer.errors import unknown
 from archer.rules.registry import BASE, get_rule, rule_names
 from archer.rules.rule import SLOTS, Draw, Feature, Parameter, Rule, RuleError, load_rule
 from archer.rules.syntax import Definition, SlotSyntax, slot_syntax, slots_differing
+from archer.rules.text import RuleText, add_slot, import_lines
 
 __all__ = [
     "Choice",
@@ -94,21 +95,6 @@ class Grammar:
         return "\n".join([*lines, f"{self.size} rules on {self.parent}, constants aside"])
 
 
-@dataclass
-class _Text:
-    """A rule file under construction: definitions by name, and slot functions."""
-
-    imports: dict[str, ast.stmt] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    helpers: dict[str, str] = field(default_factory=dict)
-    slots: dict[str, str] = field(default_factory=dict)
-
-    def differs(self, name: str, definition: Definition) -> bool:
-        """Whether the name stands for something else already."""
-        written = self.values.get(name, self.helpers.get(name))
-        return written is not None and written != definition.text
-
-
 def compose(choices: str | Mapping[str, str], parent: str = BASE, find: Find = get_rule) -> Rule:
     """A rule from slots of other rules.
 
@@ -126,7 +112,8 @@ def compose(choices: str | Mapping[str, str], parent: str = BASE, find: Find = g
         return base
     name = "+".join([parent, *sorted(str(choice) for choice in chosen)])
     rule = load_rule(_source(chosen, base, name, find), name, find)
-    return next((known for known in _library(find) if _same(known, rule, base, chosen, find)), rule)
+    library = (get_rule(known) for known in rule_names())
+    return next((known for known in library if _same(known, rule, base, chosen, find)), rule)
 
 
 @cache
@@ -284,7 +271,7 @@ def _origin(rule: Rule, slot: str, find: Find) -> str:
     for _ in range(_syntax(rule, slot).depth):
         assert rule.parent is not None
         rule = find(rule.parent)
-    return _representatives(slot).get(_meaning(rule, slot), rule.name) if find is get_rule else rule.name
+    return _representatives(slot).get(_meaning(rule, slot), rule.name)
 
 
 @cache
@@ -293,13 +280,13 @@ def _representatives(slot: str) -> dict[tuple[str, ...], str]:
 
 
 def _source(chosen: list[Choice], base: Rule, name: str, find: Find) -> str:
-    text = _Text()
+    text = RuleText()
     taken = {*base.parameters, *base.features, *base.carries}
     family = _family(base, find)
     for choice in chosen:
         origin = find(choice.rule)
         syntax = _numbered(_syntax(origin, choice.slot), chosen, choice.rule)
-        _add(text, syntax, origin, () if origin.name in family else taken)
+        add_slot(text, syntax, origin, () if origin.name in family else taken)
     return _rendered(text, chosen, base, name, find)
 
 
@@ -341,50 +328,8 @@ def _with_number(definition: Definition, value: float) -> Definition:
     return Definition(node, ast.unparse(node))
 
 
-def _add(text: _Text, syntax: SlotSyntax, origin: Rule, reserved: Collection[str]) -> None:
-    """Copies a slot and what it needs; a name that is taken gets the rule's name in front."""
-    own = {name: x for name, x in syntax.definitions.items() if not x.is_import}
-    renamed = {
-        n: f"{_identifier(origin.name)}_{n}" for n, x in own.items() if n in reserved or text.differs(n, x)
-    }
-    for name, definition in syntax.definitions.items():
-        if definition.is_import:
-            text.imports[name] = definition.node
-        else:
-            place = text.helpers if isinstance(definition.node, ast.FunctionDef) else text.values
-            place[renamed.get(name, name)] = _renamed(definition, renamed)
-    text.slots[syntax.slot] = _renamed(syntax.function, renamed)
-
-
-class _Renamer(ast.NodeTransformer):
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.names = names
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        return ast.Name(self.names.get(node.id, node.id), node.ctx)
-
-    def visit_arg(self, node: ast.arg) -> ast.arg:
-        return ast.arg(self.names.get(node.arg, node.arg), node.annotation)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.name = self.names.get(node.name, node.name)
-        return self.generic_visit(node)
-
-    def visit_Dict(self, node: ast.Dict) -> ast.AST:
-        """The keys under which carried values are returned."""
-        for key in node.keys:
-            if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                key.value = self.names.get(key.value, key.value)
-        return self.generic_visit(node)
-
-
-def _renamed(definition: Definition, names: Mapping[str, str]) -> str:
-    node = _Renamer(names).visit(copy.deepcopy(definition.node))
-    return definition.text if ast.dump(node) == ast.dump(definition.node) else ast.unparse(node)
-
-
-def _rendered(text: _Text, chosen: list[Choice], base: Rule, name: str, find: Find) -> str:
-    blocks = [_docstring(chosen, base, name, find), _imports(text.imports)]
+def _rendered(text: RuleText, chosen: list[Choice], base: Rule, name: str, find: Find) -> str:
+    blocks = [_docstring(chosen, base, name, find), import_lines(text.imports)]
     blocks.append("\n".join([f"parent = {base.name!r}".replace("'", '"'), *text.values.values()]))
     functions = [*text.helpers.values(), *(text.slots[slot] for slot in SLOTS if slot in text.slots)]
     return "\n\n".join(block for block in blocks if block) + "\n\n\n" + "\n\n\n".join(functions) + "\n"
@@ -400,24 +345,6 @@ def _docstring(chosen: list[Choice], base: Rule, name: str, find: Find) -> str:
     sources = "; ".join(dict.fromkeys(find(choice.rule).citation for choice in chosen))
     text = "\n".join([f"{name}.", "", *lines, "", f"Source: composed on {base.name} ({sources})"])
     return '"""' + text.replace("\\", "\\\\").replace('"""', "'''") + '\n"""'
-
-
-def _imports(imports: Mapping[str, ast.stmt]) -> str:
-    plain = sorted({ast.unparse(node) for node in imports.values() if isinstance(node, ast.Import)})
-    modules: dict[str, list[str]] = {}
-    for _, node in sorted(imports.items()):
-        if isinstance(node, ast.ImportFrom):
-            alias = node.names[0]
-            modules.setdefault(node.module or "", []).append(
-                alias.name if alias.asname is None else f"{alias.name} as {alias.asname}"
-            )
-    return "\n".join(
-        [*plain, *(f"from {m} import {', '.join(names)}" for m, names in sorted(modules.items()))]
-    )
-
-
-def _library(find: Find) -> list[Rule]:
-    return [get_rule(name) for name in rule_names()] if find is get_rule else []
 
 
 def _same(known: Rule, rule: Rule, base: Rule, chosen: list[Choice], find: Find) -> bool:
@@ -448,7 +375,3 @@ def _plain_constant(node: ast.stmt) -> Constant | None:
     if isinstance(number, int):
         return Constant(number, 0, 8 * number, whole=True)
     return Constant(number, number / 1000, number * 1000) if isinstance(number, float) else None
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W+", "_", name)

@@ -257,6 +257,11 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
     kinds = {"parameters": Parameter, "features": Feature, "carries": Carried}
     own = {kind: {n: v for n, v in namespace.items() if isinstance(v, cls)} for kind, cls in kinds.items()}
     redeclared = {n for kind in kinds for n in own[kind]}
+    taken = redeclared & {*VOCABULARY, *PREPARED, *SLOTS, "step", "tokens"}
+    if taken:
+        raise RuleError(
+            f"rule {rule.name}: `{min(taken)}` is declared, but that is a name of the chunk loop; rename it"
+        )
     inherited = {kind: getattr(parent, kind) if parent else {} for kind in kinds}
     kept = {kind: {n: v for n, v in inherited[kind].items() if n not in redeclared} for kind in kinds}
     known = {kind: {**kept[kind], **own[kind]} for kind in kinds}
