@@ -32,7 +32,7 @@ from archer.mad.settings import (
 )
 
 LEVEL = 0.0005
-SHUFFLES = 4999
+SHUFFLES = 1999
 OURS = 1024
 
 Random = np.random.Generator
