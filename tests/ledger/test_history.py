@@ -17,7 +17,7 @@ from archer.ledger.records import TASKS
 
 HEADER = "model," + ",".join(TASKS)
 ROW = "a,0.1,0.2,0.3,0.4,0.5,0.6"
-SCORES = dict(zip(TASKS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True))
+SCORES: dict[str, float] = dict(zip(TASKS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True))
 
 
 def write(tmp_path: Path, *lines: str) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import IntegrityError
 
-from archer.ledger import schema
+from archer.ledger import opening, schema
 from archer.ledger.problems import LedgerError
 from archer.ledger.records import CurvePoint, CycleRecord, RunRecord
 from archer.ledger.store import LEDGER_NAME, Ledger
@@ -223,6 +223,25 @@ def test_settings_of_the_file(ledger: Ledger) -> None:
         "busy_timeout": 60_000,
         "application_id": int.from_bytes(b"ARCH"),
     }
+
+
+def test_switching_a_new_file_waits_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite refuses the switch at once where another process switches too: then it is tried again."""
+    engine = opening._engine(tmp_path / LEDGER_NAME, "rwc")
+    reader = sqlite3.connect(tmp_path / LEDGER_NAME, isolation_level=None)
+    reader.executescript("CREATE TABLE t (x); BEGIN; SELECT * FROM t;")
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        reader.close()
+
+    monkeypatch.setattr(opening.time, "sleep", wait)
+    with engine.connect() as connection:
+        connection.connection.driver_connection.execute("PRAGMA busy_timeout = 0")  # type: ignore[union-attr]
+    opening._use_write_ahead_log(engine)
+    engine.dispose()
+    assert waits == [0.02]
 
 
 # Versions

@@ -46,12 +46,13 @@ def write_forever(path: Path, name: str, started: int) -> None:
     """Add runs one by one and in threes, acknowledged after each call, until killed."""
     with Ledger.open(path) as ledger:
         number = 0
-        while True:
+        while number < 100_000:
             batch = [f"{name}-{number + offset}" for offset in range(1 + number % 3)]
             number += len(batch)
-            if all(ledger.add_runs([record(key) for key in batch])):
-                say(" ".join(["kept", *batch]))
-                os.write(started, b".")
+            if not all(ledger.add_runs([record(key) for key in batch])):
+                raise AssertionError(f"a new run was not new: {batch}")
+            say(" ".join(["kept", *batch]))
+            os.write(started, b".")
 
 
 def killed(path: Path, rounds: int) -> None:
@@ -63,6 +64,7 @@ def killed(path: Path, rounds: int) -> None:
     for number in range(rounds):
         reading, writing = os.pipe()
         writers = [fork(write_forever, path, f"{number}-{writer}", writing) for writer in range(2)]
+        os.close(writing)  # so that reading ends when no writer is left
         if number % 2:
             for _ in range(moment.randrange(1, 20)):
                 os.read(reading, 1)
@@ -71,7 +73,6 @@ def killed(path: Path, rounds: int) -> None:
             os.kill(writer, 9)
             os.waitpid(writer, 0)
         os.close(reading)
-        os.close(writing)
         say("round")
 
 
@@ -106,15 +107,13 @@ def full(path: Path, _: int) -> None:
 
 
 def _write_until_refused(ledger: Ledger) -> None:
-    number = 0
-    while True:
+    for number in range(5_000):
         try:
             ledger.add_run(record(f"key-{number}"))
         except LedgerError as error:
             say(f"refused {error}")
             return
         say(f"kept key-{number}")
-        number += 1
 
 
 def unprivileged(path: Path, read_only: int) -> None:

@@ -51,9 +51,7 @@ LIMIT_BYTES = 16 * 2**20
 _TASK_OF = {alias: task for task, aliases in ALIASES.items() for alias in aliases}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _ALIGNED = re.compile(
-    r"(?<!\S)(?:"
-    + "|".join(re.sub(" ", "[ _-]", alias) for alias in sorted(_TASK_OF, key=len, reverse=True))
-    + r")(?!\S)",
+    r"(?<!\S)(?:" + "|".join(re.sub(" ", "[ _-]", alias) for alias in _TASK_OF) + r")(?!\S)",
     re.IGNORECASE,
 )
 
