@@ -16,7 +16,7 @@ P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=8)
 
 
 @given(P_VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1]
     np.testing.assert_allclose(statistics.holm(p_values), expected)
