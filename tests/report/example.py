@@ -27,6 +27,7 @@ from archer.ledger.records import (
     VerificationRecord,
 )
 from archer.report.facts import Facts, RuleFacts
+from archer.report.summary import Campaign
 
 CANDIDATE, PARENT, REFERENCE = "hybrid_decay", "delta_net", "gated_delta_net"
 MODELS = {
@@ -211,7 +212,7 @@ def lose_some(runs: list[RunRecord]) -> list[RunRecord]:
     gone = {"mad": None, "held_out": None, "validation": None, "curve": ()}
     for index, status, message in (
         (lost[3], "diverged", "loss is NaN in epoch 3"),
-        (lost[20], "crashed", "killed"),
+        (lost[-1], "crashed", "killed"),
     ):
         runs[index] = replace(runs[index], status=status, message=message, **gone)
     return runs
@@ -375,4 +376,46 @@ def make_cycle(runs: tuple[RunRecord, ...], preset: str) -> CycleRecord:
         report_paths=("reports/c-2025-07-01-1.md", "reports/c-2025-07-01-1.html"),
         wall_seconds=3900.0,
         settings={"epochs": EPOCHS, "learning_rates": [5e-4, 1e-3]},
+    )
+
+
+def campaign() -> Campaign:
+    """Two cycles that finished, the second a little worse throughout, and one that was rejected."""
+    first = facts()
+    assert first.verdict is not None
+    assert first.proposal is not None
+    second_proposal = replace(first.proposal, id="p-0002", rule="softmax_decay", control=True)
+    rejected = replace(first.proposal, id="p-0003", rule="leaky")
+    second = replace(
+        first.verdict,
+        proposal="p-0002",
+        rule="softmax_decay",
+        against_reference=lowered(first.verdict.against_reference, "softmax_decay"),
+        against_parent=lowered(first.verdict.against_parent, "softmax_decay"),
+    )
+    cycle = first.cycle
+    return Campaign(
+        cycles=(
+            cycle,
+            replace(cycle, id="c-2", proposal="p-0002"),
+            replace(
+                cycle, id="c-3", proposal="p-0003", state="rejected", message="the future moved the past"
+            ),
+        ),
+        proposals=(first.proposal, second_proposal, rejected),
+        verdicts=(first.verdict, second),
+        runs=first.runs,
+        rules=RULES,
+    )
+
+
+def lowered(comparison: Comparison, rule: str) -> Comparison:
+    """The same comparison for another rule that scores 0.05 less everywhere; its words stay."""
+
+    def lower(line: TaskComparison) -> TaskComparison:
+        numbers = {name: getattr(line, name) - 0.05 for name in ("candidate", "difference", "low", "high")}
+        return replace(line, **numbers)
+
+    return replace(
+        comparison, candidate=rule, tasks=tuple(map(lower, comparison.tasks)), mean=lower(comparison.mean)
     )

@@ -85,8 +85,8 @@ def test_every_difference_stands_with_its_interval_and_word(facts, note):
             shown = cells(table, index)
             ends = f"[{numbers.signed(line.low, '')}, {numbers.signed(line.high, '')}]"
             assert shown[0] == line.task
-            assert shown[3] == f"{numbers.signed(line.difference, '')} {ends}"
-            assert line.word in shown[5]
+            assert shown[1] == f"{numbers.signed(line.difference, '')} {ends}"
+            assert line.word in shown[2]
             assert f"seeds: {line.seeds}" in shown[6]
 
 
@@ -102,7 +102,7 @@ def test_no_score_is_said_with_its_reason_and_is_never_zero(facts):
     note = build(without_memorize(facts))
     row = cells(find_table(note, "minus gated_delta_net"), TASKS.index("Memorize"))
     assert row[1] == "no score"
-    assert row[3] == "no score"
+    assert row[4] == "no score"
     assert "every grid point diverged" in row[6]
     assert "18 runs diverged" in row[6]
     measured = find_table(note, "Measured in this cycle")
@@ -204,11 +204,12 @@ def test_figures_say_in_words_what_they_draw(note):
     assert [figure.anchor for figure in figures] == [
         "figure-differences",
         "figure-predictions",
+        "figure-cost",
         "figure-curves",
     ]
-    assert len(figures[2].panels) == len(TASKS)
+    assert len(figures[3].panels) == len(TASKS)
     for panel in (panel for figure in figures for panel in figure.panels):
-        assert any(task in panel.description for task in TASKS)
+        assert any(name in panel.description for name in (*TASKS, example.CANDIDATE))
 
 
 def test_curves_are_those_of_the_runs_that_validation_chose(facts, note):

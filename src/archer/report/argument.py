@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from archer.ledger.history import HistoryTable
 from archer.ledger.records import TASKS, VerdictRecord
-from archer.report import numbers
+from archer.report import charts, numbers
 from archer.report.facts import Facts, RuleFacts, declarations, lineage, slot_in_effect
 from archer.report.observe import Change, Trial, short_name, trials, without_repeats
 from archer.report.tree import (
@@ -17,8 +17,10 @@ from archer.report.tree import (
     Cell,
     Code,
     Difference,
+    Figure,
     Inline,
     Lineage,
+    Panel,
     Paragraph,
     Quote,
     Row,
@@ -362,7 +364,8 @@ def _unchanged(facts: Facts, words: Wording) -> Iterator[Inline]:
     for name, check in checks.items():
         if check.passed and "causal" in name:
             yield words.inline("implementation.causal")
-    yield words.inline("implementation.order")
+    if facts.proposal and "step" not in facts.proposal.slots:
+        yield words.inline("implementation.order")
 
 
 def _costs(facts: Facts, words: Wording) -> Iterator[Block]:
@@ -385,9 +388,31 @@ def _costs(facts: Facts, words: Wording) -> Iterator[Block]:
         columns = [words.text(f"column.{name}") for name in names]
         table = simple_table(words.inline("cost.table"), columns, rows, (1, 2, 3))
         yield Table(table.caption, table.columns, tuple(_coded(row) for row in table.rows), table.numeric)
+    yield from _cost_figure(facts, words)
     if facts.proposal and facts.proposal.cost:
         said = ", ".join(f"{name} {value:g}" for name, value in facts.proposal.cost.items())
         yield Paragraph(words.inline("cost.expected", said=quoted(said)))
+
+
+def _cost_figure(facts: Facts, words: Wording) -> Iterator[Block]:
+    """Mean score over parameters, for rules that have both; nothing where there is nothing to weigh."""
+    points: dict[str, tuple[int, float]] = {}
+    measured = facts.measured()
+    for rule in facts.in_order(measured):
+        scores = measured[rule]
+        sizes = [run.parameters for run in facts.runs if run.rule == rule and run.status == "finished"]
+        mean = scores.get(MEAN)
+        if sizes and mean is not None:
+            points[rule] = (max(sizes), mean)
+    if len(points) < 2:
+        return
+    spoken = words.text("join.semicolon").join(
+        words.text("figure.cost_spoken", rule=rule, parameters=numbers.count(size), score=words.score(score))
+        for rule, (size, score) in points.items()
+    )
+    titles = (words.text("figure.parameters_axis"), words.text("figure.mean_axis"))
+    spec = charts.cost_chart(points, titles)
+    yield Figure("figure-cost", words.inline("figure.cost"), (Panel(spec, spoken),))
 
 
 def _coded(row: Row) -> Row:

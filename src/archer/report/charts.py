@@ -15,8 +15,11 @@ from archer.ledger.records import PredictionScore, TaskComparison
 
 WIDTH = 360
 NAME_WIDTH = 96
+LETTER = 6.1
+"""Units that a letter of a label takes, generously: readers' fonts are not those of the drawing library."""
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
+DOT = {"type": "point", "filled": True, "opacity": 1}
 SHAPES = {"better": "triangle-up", "worse": "triangle-down", "same": "square", "undecided": "circle"}
 LINES = ("var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)", "var(--line-5)", "var(--line-6)")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
@@ -89,7 +92,7 @@ def difference_chart(
             },
             {
                 "transform": [{"filter": "isValid(datum.difference)"}],
-                "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                "mark": {**DOT, "size": 70},
                 "encoding": {
                     "y": y,
                     "x": {**x, "field": "difference", "scale": scale},
@@ -138,7 +141,7 @@ def prediction_chart(
             },
             {
                 "transform": [{"filter": "isValid(datum.measured)"}],
-                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "mark": {**DOT, "size": 90},
                 "encoding": {
                     "y": y,
                     "x": {**x, "field": "measured"},
@@ -178,13 +181,15 @@ def curve_chart(
         for index, curve in enumerate(curves)
         for epoch, accuracy in curve.points
     ]
-    x_axis = {"title": titles[0], "tickMinStep": 1, "tickCount": 5, "grid": False, "format": "d"}
+    last = max((epoch for curve in curves for epoch, _ in curve.points), default=1)
+    x_axis = {"title": titles[0], "values": _ticks(last), "grid": False, "format": "d"}
+    x_scale = {"domain": [0, _room_for_names(last, [curve.rule for curve in curves])], "nice": False}
     y_axis = {"title": titles[1], "tickCount": 5, "format": ".1f"}
     layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "line", "strokeWidth": 2, "interpolate": "linear"},
             "encoding": {
-                "x": {"field": "epoch", "type": "quantitative", "axis": x_axis},
+                "x": {"field": "epoch", "type": "quantitative", "axis": x_axis, "scale": x_scale},
                 "y": {
                     "field": "accuracy",
                     "type": "quantitative",
@@ -202,7 +207,7 @@ def curve_chart(
             "encoding": {
                 "x": {"field": "epoch", "type": "quantitative"},
                 "y": {"field": "accuracy", "type": "quantitative"},
-                "text": {"field": "rule"},
+                "text": {"field": "label"},
                 "color": {"field": "colour", "type": "nominal", "scale": None},
             },
         },
@@ -214,6 +219,37 @@ def curve_chart(
 
 def _row_axis(width: int) -> dict[str, Any]:
     return {"ticks": False, "domain": False, "minExtent": width, "maxExtent": width, "labelLimit": width}
+
+
+def cost_chart(points: Mapping[str, tuple[int, float]], titles: tuple[str, str]) -> Mapping[str, Any]:
+    """Mean score over parameters, a point and a name per rule. points: rule to (parameters, mean score)."""
+    low = min(parameters for parameters, _ in points.values())
+    high = max(parameters for parameters, _ in points.values())
+    values = [
+        {"parameters": size, "score": score, "label": shortened(rule), **_pen(index)}
+        for index, (rule, (size, score)) in enumerate(points.items())
+    ]
+    room = max(0.35 * (high - low), 0.05 * high)
+    x_axis = {"title": titles[0], "tickCount": 4, "format": "~s", "grid": False}
+    x = {"field": "parameters", "type": "quantitative", "axis": x_axis}
+    y_axis = {"title": titles[1], "tickCount": 5, "format": ".2f"}
+    y = {"field": "score", "type": "quantitative", "axis": y_axis, "scale": {"zero": False, "padding": 18}}
+    place = {"x": {**x, "scale": {"domain": [low - room, high + room], "nice": False}}, "y": y}
+    colour = {"field": "colour", "type": "nominal", "scale": None}
+    return _chart(
+        values,
+        190,
+        [
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {**place, "color": colour},
+            },
+            {
+                "mark": {"type": "text", "dy": -11},
+                "encoding": {**place, "text": {"field": "label"}, "color": colour},
+            },
+        ],
+    )
 
 
 def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[Any]) -> Mapping[str, Any]:
@@ -282,6 +318,27 @@ def _span(numbers: Sequence[float]) -> list[float]:
     return [low - room, high + room]
 
 
+def shortened(name: str, length: int = 18) -> str:
+    """A name of at most `length` letters: a long one loses its middle."""
+    if len(name) <= length:
+        return name
+    head = (length - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def _room_for_names(last: int, names: Sequence[str]) -> float:
+    """Where the epoch axis must end for the names to fit behind the last epoch."""
+    longest = max((len(shortened(name)) for name in names), default=0)
+    plot, label = WIDTH - 40, LETTER * longest + 8
+    return last * plot / (plot - label)
+
+
+def _ticks(last: int) -> list[int]:
+    """At most six whole epochs, 0 and round steps."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, last) if last / step <= 5)
+    return list(range(0, last + 1, step))
+
+
 def _pen(index: int) -> dict[str, Any]:
     return {"colour": LINES[index % len(LINES)], "dash": DASHES[index % len(DASHES)]}
 
@@ -295,7 +352,7 @@ def _line_labels(curves: Sequence[Curve], order: Sequence[str]) -> list[dict[str
     last = max((epoch for epoch, _ in ends.values()), default=0)
     heights = spread([ends[rule][1] for rule in ends], gap=0.085, low=0.03, high=1.0)
     return [
-        {"rule": rule, "epoch": last, "accuracy": height, **_pen(order.index(rule))}
+        {"label": shortened(rule), "epoch": last, "accuracy": height, **_pen(order.index(rule))}
         for rule, height in zip(ends, heights, strict=True)
     ]
 

@@ -94,6 +94,13 @@ class Facts:
         """The noise floor by task."""
         return self.verdict.noise_floor if self.verdict else self.noise_floor
 
+    def in_order(self, rules: Iterable[str]) -> list[str]:
+        """Each rule once: the candidate, its parent, the reference, then the others; colours follow this."""
+        first = (self.candidate, self.parent, self.reference)
+        return sorted(
+            dict.fromkeys(rules), key=lambda rule: first.index(rule) if rule in first else len(first)
+        )
+
     def all_comparisons(self) -> tuple[Comparison, ...]:
         """Against the reference first, then against the parent, then the rest; none twice."""
         own = (self.verdict.against_reference, self.verdict.against_parent) if self.verdict else ()

@@ -51,7 +51,8 @@ def to_html(note: Note) -> str:
 <link rel="icon" href="data:,">
 <title>{escape(note.title)}</title>
 <style>
-{style}</style>
+{style}{_alignment()}
+</style>
 </head>
 <body>
 <header>
@@ -132,44 +133,48 @@ def _quote(quote: Quote, note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    heads = "".join(
-        f'<th scope="col"{_numeric(index, table)}>{escape(column)}</th>'
-        for index, column in enumerate(table.columns)
-    )
-    rows = "\n".join(_row(row, table) for row in table.rows)
-    kind = ' class="compact"' if table.compact else ""
+    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    rows = "\n".join(_row(row) for row in table.rows)
     caption = inline(table.caption)
-    shown = f"<caption>{caption}</caption>"
+    shown = f"<caption><span>{caption}</span></caption>"
     name = escape(text_of(table.caption))
+    frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
     body = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table{kind}>{shown}\n'
+        f'{frame}<table class="{_kind(table)}">{shown}\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
     return f"<details><summary>{caption}</summary>\n{body}</details>" if table.folded else body
 
 
-def _numeric(index: int, table: Table) -> str:
-    return " class=n" if index in table.numeric else ""
+def _kind(table: Table) -> str:
+    """The classes of a table: c4 aligns its fourth column as numbers, once for all rows."""
+    names = [f"c{index + 1}" for index in table.numeric]
+    if len(table.columns) - 1 not in table.numeric:
+        names.append("wordy")
+    return " ".join([*names, *(["compact"] if table.compact else [])])
 
 
-def _row(row: Row, table: Table) -> str:
+def _alignment() -> str:
+    """What c1 to c14 mean."""
+    cells = ",".join(f".c{index} tr>:nth-child({index})" for index in range(1, 15))
+    return f"{cells}{{text-align:right;white-space:nowrap}}"
+
+
+def _row(row: Row) -> str:
     names = row.anchor.split()
     attributes = f" id={names[0]}" if names else ""
     attributes += " class=g" if row.new_group else ""
     targets = "".join(f"<a id={name}></a>" for name in names[1:])
-    cells = "".join(
-        _cell(cell, index, table, targets if index == 0 else "") for index, cell in enumerate(row.cells)
-    )
+    cells = "".join(_cell(cell, index, targets) for index, cell in enumerate(row.cells))
     return f"<tr{attributes}>{cells}</tr>"
 
 
-def _cell(cell: Cell, index: int, table: Table, targets: str) -> str:
-    names = [*(["n"] if index in table.numeric else []), *([cell.tone] if cell.tone != "plain" else [])]
+def _cell(cell: Cell, index: int, targets: str) -> str:
     style = ""
     if cell.heat is not None and abs(cell.heat) >= 0.01:
         side = "better" if cell.heat > 0 else "worse"
         style = f' style="background:color-mix(in srgb,var(--{side}) {abs(cell.heat) * 55:.0f}%,transparent)"'
-    marked = f' class="{" ".join(names)}"' if len(names) > 1 else f" class={names[0]}" if names else ""
+    marked = f" class={cell.tone}" if cell.tone != "plain" else ""
     if index == 0:
         return f"<th scope=row{marked}{style}>{targets}{inline(cell.text)}</th>"
     return f"<td{marked}{style}>{inline(cell.text)}</td>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from archer.report.tree import (
     Block,
@@ -123,7 +124,12 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return inline(cell.text).replace("\n", " ")
+    return inline(tuple(_without_bars(span) for span in cell.text))
+
+
+def _without_bars(span: Span) -> Span:
+    """In a table a bar ends the cell even inside code; GitHub reads an escaped one there as a bar."""
+    return replace(span, text=span.text.replace("|", "\\|")) if span.kind == "code" else span
 
 
 def _figure(figure: Figure, note: Note, page: str) -> str:

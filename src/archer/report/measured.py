@@ -192,11 +192,11 @@ def _difference_table(comparison: Comparison, facts: Facts, words: Wording) -> T
     rows = tuple(_difference_row(comparison, line, facts, words) for line in lines_of(comparison))
     columns = [
         words.text("column.task"),
+        words.text("column.difference"),
+        words.text("column.verdict"),
+        words.text("column.p_adjusted"),
         comparison.candidate,
         comparison.baseline,
-        words.text("column.difference"),
-        words.text("column.p_adjusted"),
-        words.text("column.verdict"),
         words.text("column.notes"),
     ]
     caption = words.inline(
@@ -205,7 +205,7 @@ def _difference_table(comparison: Comparison, facts: Facts, words: Wording) -> T
         baseline=code(comparison.baseline),
         preset=comparison.preset,
     )
-    return Table(caption, tuple(columns), rows, (1, 2, 3, 4))
+    return Table(caption, tuple(columns), rows, (1, 3, 4, 5))
 
 
 def _difference_row(comparison: Comparison, line: TaskComparison, facts: Facts, words: Wording) -> Row:
@@ -214,11 +214,11 @@ def _difference_row(comparison: Comparison, line: TaskComparison, facts: Facts, 
     return Row(
         (
             text_cell(words.task(line.task)),
+            text_cell(words.difference(line), "plain" if line.difference is not None else "missing"),
+            words.word_cell(line),
+            text_cell(probability),
             score_cell(words, line.candidate),
             score_cell(words, line.baseline),
-            text_cell(words.difference(line), "plain" if line.difference is not None else "missing"),
-            text_cell(probability),
-            words.word_cell(line),
             Cell(notes),
         ),
         new_group=line.task == MEAN,
@@ -357,10 +357,7 @@ def _prediction_figure(scores: Sequence[PredictionScore], words: Wording) -> Fig
 
 def curves_section(facts: Facts, words: Wording) -> Section:
     """Test accuracy by epoch, for the runs whose scores count, on one setting of each task."""
-    rules = list(dict.fromkeys(run.rule for run in facts.runs))
-    order = sorted(
-        rules, key=lambda rule: (rule != facts.candidate, rule != facts.parent, rule != facts.reference)
-    )
+    order = facts.in_order(run.rule for run in facts.runs)
     panels = [panel for task in TASKS if (panel := _curve_panel(facts, task, order, words)) is not None]
     if not panels:
         return Section(words.text("heading.curves"), "curves", (Paragraph(words.inline("curves.none")),))

@@ -93,7 +93,7 @@ def summarise(campaign: Campaign, language: str = "en") -> Note:
         _next_section(campaign, words),
     )
     return Note(
-        title=words.text("title.summary", number=len(campaign.cycles)),
+        title=words.catalogue.count("title.summary", len(campaign.cycles)),
         language=language,
         lead=tuple(_lead(campaign, words)),
         sections=sections,

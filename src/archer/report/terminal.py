@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
@@ -23,12 +24,10 @@ from archer.report.measured import summary_sentence
 from archer.report.tree import text_of
 from archer.report.wording import MARKS, MEAN, Wording, counts, lines_of, unfinished
 
-WIDE = 140
+WIDE = 144
 ROOMY = 92
 NAME_WIDTH = 15
 """What 80 columns leave for a rule's name beside seven columns of numbers; gated_delta_net just fits."""
-NO_BREAK = "\u00a0"
-
 STYLES = {
     "better": "bold cyan",
     "worse": "bold dark_orange",
@@ -55,7 +54,7 @@ class _FinalTable:
         yield Group(
             *self._warning(),
             self._table(options.max_width >= WIDE, options.max_width >= ROOMY),
-            *self._notes(),
+            *self._notes(options.max_width),
         )
 
     def _warning(self) -> list[RenderableType]:
@@ -123,16 +122,14 @@ class _FinalTable:
             text.append(f"\n[{low}, {high}]" if wide else f"\n{low}\n{high}", style="not bold dim")
         return text
 
-    def _notes(self) -> list[RenderableType]:
+    def _notes(self, width: int) -> list[RenderableType]:
         lines = [Text(""), Text(self.words.text("terminal.legend"), style="dim"), Text("")]
         lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
         if self.facts.floors:
             none = self.words.text("number.unknown")
-            known = [
-                f"{task} {numbers.score(self.facts.floors.get(task), none)}".replace(" ", NO_BREAK)
-                for task in TASKS
-            ]
-            lines.append(Text(f"{self.words.text('terminal.noise')}: {' · '.join(known)}", style="dim"))
+            known = [f"{task} {numbers.score(self.facts.floors.get(task), none)}" for task in TASKS]
+            packed = pack([f"{self.words.text('terminal.noise')}:", *known], width)
+            lines.append(Text(packed, style="dim"))
         lost = self._lost()
         if lost:
             lines.append(Text(f"{self.words.text('terminal.lost')}: {lost}", style="yellow"))
@@ -158,6 +155,18 @@ def folded(name: str, width: int = NAME_WIDTH) -> str:
         lines.append(rest[:cut].rstrip())
         rest = rest[cut:]
     return "\n".join([*lines, rest])
+
+
+def pack(pieces: Sequence[str], width: int) -> str:
+    """The pieces on as few lines as hold them, none of them broken."""
+    lines = [""]
+    for piece in pieces:
+        longer = f"{lines[-1]}  {piece}" if lines[-1] else piece
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(piece)
+    return "\n".join(lines)
 
 
 def _heading(task: str, wide: bool) -> str:
