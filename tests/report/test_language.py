@@ -102,6 +102,14 @@ def test_no_english_sentence_leaks_into_chinese():
         assert leaks == []
 
 
+def test_no_chinese_entry_holds_english():
+    """The entries that no example shows, too; places and code are left out."""
+    for key, text in catalogue("zh").entries.items():
+        own = re.sub(r"`[^`]*`|\{\w+\}", "·", text)
+        assert not english_words(own), key
+        assert re.search(r"[\u4e00-\u9fff]", own) or not re.search(r"[A-Za-z]{4,}", own) or own in NAMES, key
+
+
 def test_the_check_for_leaks_finds_english():
     assert own_words(build(example.facts())) != []
     assert [text for text in own_words(build(example.facts())) if english_words(text)]

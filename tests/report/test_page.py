@@ -165,6 +165,8 @@ def test_what_others_wrote_is_text_in_markdown_too():
 
 def test_rule_names_stay_readable_in_markdown():
     assert escape("gated_delta_net") == "gated_delta_net"
+    assert escape("+0.1 [−0.2, +0.3], 95% [90%]") == "+0.1 [−0.2, +0.3], 95% [90%]"
+    assert escape("[1](x) [2][3]") == "\\[1\\](x) \\[2\\][3]"
     assert escape("_x_ *y* <z>") == "\\_x\\_ \\*y\\* \\<z\\>"
 
 

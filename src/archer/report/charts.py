@@ -65,7 +65,16 @@ def difference_chart(
     """
     values = [_difference_value(line, words) for line in lines]
     y = {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": _row_axis(name_width)}
-    x = {"type": "quantitative", "axis": {"title": title, "format": "+.2~f", "tickCount": 5}}
+    x = {
+        "type": "quantitative",
+        "axis": {
+            "title": title,
+            "format": "+.2~f",
+            "tickCount": 4,
+            "labelOverlap": "greedy",
+            "labelSeparation": 16,
+        },
+    }
     span = _span(
         [value[key] for value in values for key in ("low", "high", "difference") if value[key] is not None]
     )

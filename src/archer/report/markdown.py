@@ -24,6 +24,7 @@ from archer.report.tree import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
+_INTERVAL = re.compile(r"\\\[([-+−\d%,. ]+)\\\](?!\\?[(\[])")
 _WORD_UNDERSCORE = re.compile(r"(?<=\w)\\_(?=\w)")
 
 
@@ -68,9 +69,10 @@ def _block(block: Block, note: Note, page: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that shows as itself; a single underscore inside a word needs no escape."""
+    """Text that shows as itself; underscores inside words and brackets of intervals need no escape."""
     one_line = " ".join(text.split())
-    return _WORD_UNDERSCORE.sub("_", _SPECIAL.sub(r"\\\1", one_line))
+    escaped = _WORD_UNDERSCORE.sub("_", _SPECIAL.sub(r"\\\1", one_line))
+    return _INTERVAL.sub(r"[\1]", escaped).replace("\\< ", "< ")
 
 
 def inline(spans: Inline) -> str:
