@@ -39,6 +39,19 @@ def invert_unit_lower(strictly_lower):
     return inverse
 '''.strip()
 
+WY = '''
+def wy(k, v, beta, decay=None, k_read=None):
+    """u = T V_beta and w = T K_beta with T = (I + tril(diag(beta) K Kᵀ, -1))⁻¹.
+
+    k [..., C, Dk], v [..., C, Dv], beta [..., C, 1]; decay [..., C, C] multiplies K Kᵀ (for rules that
+    forget inside the chunk), k_read stands in for K in w.
+    """
+    k_beta = k * beta
+    overlap = k_beta @ k.mT if decay is None else k_beta @ k.mT * decay
+    inverse = invert_unit_lower(overlap.tril(-1))
+    return {"u": inverse @ (v * beta), "w": inverse @ (k_beta if k_read is None else k_read * beta)}
+'''.strip()
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -125,10 +138,12 @@ def _replace_archer(rule: Rule, text: RuleText) -> None:
             del text.imports[name]
         elif module.split(".")[0] not in ALLOWED:
             raise RuleError(f"rule {rule.name} imports {module}; to be exported it may import only torch")
-    source = top_level((Path(__file__).parent / "algebra.py").read_text(encoding="utf-8"))
     written = {"invert_unit_lower": INVERT} if algebra & {"wy", "invert_unit_lower"} else {}
-    for name in sorted(algebra & {"wy", "rotate"}):
-        written[name] = source[name].text.replace("RuleError", "ValueError")
+    if "wy" in algebra:
+        written["wy"] = WY
+    if "rotate" in algebra:
+        algebra_file = top_level((Path(__file__).parent / "algebra.py").read_text(encoding="utf-8"))
+        written["rotate"] = algebra_file["rotate"].text.replace("RuleError", "ValueError")
         text.imports["Tensor"] = ast.ImportFrom("torch", [ast.alias("Tensor")], 0)
     text.helpers = {**written, **text.helpers}
 
