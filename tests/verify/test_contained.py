@@ -1,0 +1,182 @@
+"""Verification behind the process wall: hostile candidates are rejected, and the lab still works."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from archer.errors import UserError
+from archer.rules import get_rule
+from archer.verify import Verification, verify_contained, verify_mixer_contained
+from archer.verify.contain import Limits
+from archer.verify.contained import _parse
+from archer.verify.result import MalformedResult
+
+QUICK = Limits(memory_bytes=6 * 2**30, cpu_seconds=40, wall_seconds=60, output_bytes=2**18, file_bytes=2**20)
+PARENT = 'parent = "delta_net"\n'
+GOOD = get_rule("gelu_error").source
+
+
+def attack(code: str) -> str:
+    """A rule file that runs the code while it is loaded; the language wall is lifted for it."""
+    return f"import os, sys, stat\n{code}\n{PARENT}def read(o):\n    return 1.5 * o\n"
+
+
+def to_pipes(text: str) -> str:
+    """Code that writes to every pipe in reach, the one for the result among them, and leaves."""
+    return (
+        "for d in range(3, 99):\n    try:\n        if stat.S_ISFIFO(os.fstat(d).st_mode):\n"
+        f"            os.write(d, {text})\n    except OSError:\n        pass\nos._exit(0)"
+    )
+
+
+FORGED = {
+    "name": "x", "passed": True, "checks": [], "rule_hash": "", "parent": "", "slots": [],
+    "duplicate_of": None, "reach": None, "cost": {}, "walls": [], "trusted": False,
+}  # fmt: skip
+
+ATTACKS = {
+    "sys.exit": ("sys.exit(0)", "without a result"),
+    "os._exit": ("os._exit(0)", "without a result"),
+    "read /etc/passwd": ("open('/etc/passwd').read()", "PermissionError|FileNotFoundError"),
+    "write outside": ("open('/etc/archer-was-here', 'w')", "PermissionError|FileNotFoundError|OSError"),
+    "socket": ("import socket\nsocket.create_connection(('127.0.0.1', 9))", "PermissionError|OSError"),
+    "fork": ("os.fork()", "PermissionError"),
+    "memory": ("kept = bytearray(2**36)", "MemoryError"),
+    "segmentation fault": ("import ctypes\nctypes.string_at(0)", "signal 11"),
+    "kill the parent": ("os.kill(os.getppid(), 9)", "PermissionError|ProcessLookupError"),
+    "endless output": ("while True:\n    print('x' * 4096)", "limit of output"),
+    "a pickle for a result": (to_pipes("b'\\x80\\x04N.\\n'"), "not JSON"),
+    "NaN in the result": (to_pipes("b'{\"passed\": NaN}\\n'"), "no number of JSON"),
+    "a result of its own": (to_pipes("b'{\"passed\": true}\\n'"), "expected exactly the fields"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "words"), ATTACKS.values(), ids=ATTACKS.keys())
+def test_an_attack_by_trusted_code_is_rejected_and_says_why(code: str, words: str):
+    verification = verify_contained(attack(code), "attack", trust=True, limits=QUICK)
+    assert not verification.passed
+    assert verification.trusted
+    assert any(word in verification.reason for word in words.split("|")), verification.reason
+    assert not Path("/etc/archer-was-here").exists()
+
+
+def test_an_endless_loop_is_rejected():
+    limits = Limits(cpu_seconds=1, wall_seconds=60)
+    verification = verify_contained(attack("while True: pass"), "loop", trust=True, limits=limits)
+    assert "limit of CPU time (1 CPU seconds)" in verification.reason
+
+
+def test_patching_torch_and_the_checks_changes_nothing_for_later_runs():
+    import torch
+
+    plain, patch = (
+        torch.exp,
+        "import torch\ntorch.exp = torch.log\nimport archer.errors\narcher.errors.UserError = None",
+    )
+    verify_contained(attack(patch), "patch", trust=True, limits=QUICK)
+    assert torch.exp is plain
+    assert verify_contained(GOOD, "gelu_error", limits=QUICK).passed
+
+
+def test_code_that_behaves_until_it_is_verified_is_still_contained_when_it_runs_later(tmp_path):
+    """Verification cannot foresee it; the wall that stands in training as well stops it."""
+    import sys
+
+    from archer.verify.contain import start
+
+    code = "import os\nprint('verified')\nopen('/etc/archer-was-here', 'w')"
+    with start([sys.executable, "-c", code], scratch=tmp_path) as process:
+        assert list(process.lines()) == ["verified"]
+        assert process.wait().status == 1
+    assert not Path("/etc/archer-was-here").exists()
+
+
+def test_without_trust_nothing_of_a_refused_file_runs():
+    source = "import os\nos._exit(0)\n" + PARENT
+    verification = verify_contained(source, "mine", limits=QUICK)
+    assert [check.name for check in verification.failed] == ["language"]
+    assert "line 1" in verification.reason
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "a b", ""])
+def test_a_name_that_is_a_path_is_rejected(name: str):
+    assert "letters, digits" in verify_contained(GOOD, name, limits=QUICK).reason
+
+
+def test_a_candidate_gets_the_same_verdict_as_in_this_process_and_knows_other_candidates():
+    first = verify_contained(GOOD.replace("gelu(e)", "gelu(e) * 0.5"), "half", limits=QUICK)
+    assert first.passed, first.reason
+    assert first.slots == ("correct",)
+    assert first.reach == (32, 64, 128, 256, 512, 1_024)
+    assert first.cost["operations_exponent"] == pytest.approx(1.0, abs=0.02)
+    assert "process group" in first.walls
+    source = GOOD.replace("gelu(e)", "gelu(e) / 2")
+    again = verify_contained(
+        source, "again", known={"half": GOOD.replace("gelu(e)", "gelu(e) * 0.5")}, limits=QUICK
+    )
+    assert again.duplicate_of == "half"
+    assert Verification.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+
+
+MIXER = (
+    "import torch\nclass Mean(torch.nn.Module):\n    def __init__(self, dim, scale=1.0):\n"
+    "        super().__init__()\n        self.map, self.scale = torch.nn.Linear(dim, dim), scale\n"
+    "    def forward(self, x):\n        count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)\n"
+    "        return self.scale * self.map(x).cumsum(1) / count[:, None]\n"
+)
+
+
+def test_a_sound_mixer_passes_and_a_wrong_argument_is_the_users_to_fix():
+    verification = verify_mixer_contained(MIXER, "Mean", {"dim": 16}, width=16, limits=QUICK)
+    assert verification.passed, verification.reason
+    with pytest.raises(UserError, match="did you mean 'Mean'"):
+        verify_mixer_contained(MIXER, "Maen", {"dim": 16}, width=16, limits=QUICK)
+    with pytest.raises(UserError, match=r"takes \(dim, scale=1.0\)"):
+        verify_mixer_contained(MIXER, "Mean", {"width": 16}, width=16, limits=QUICK)
+
+
+SOUND = {**FORGED, "checks": [
+    {"name": "a", "passed": True, "message": "", "seconds": 1.0, "case": ""},
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [
+    {"unknown": 1}, {"passed": 1}, {"passed": "true"}, {"name": 3}, {"name": "x" * 5_000}, {"checks": {}},
+    {"checks": [1]}, {"checks": SOUND["checks"] * 101}, {"cost": {"a": float("nan")}}, {"cost": {"a": True}},
+    {"cost": {"a": float("inf")}}, {"cost": []}, {"reach": "32"}, {"reach": [1.5]}, {"reach": [True]},
+    {"duplicate_of": 1}, {"slots": [None]}, {"walls": "all"},
+    {"checks": [{**SOUND["checks"][0], "passed": False}]},
+    {"checks": [{**SOUND["checks"][0], "seconds": "1"}]},
+    {"checks": [{**SOUND["checks"][0], "extra": 1}]},
+])  # fmt: skip
+def test_a_malformed_result_is_refused(change: dict):
+    assert Verification.from_dict(SOUND).passed
+    with pytest.raises(MalformedResult):
+        Verification.from_dict({**SOUND, **change})
+
+
+@pytest.mark.parametrize("plain", [None, [], "passed", 1, {}, {"passed": True}])
+def test_anything_but_a_result_is_refused(plain):
+    with pytest.raises(MalformedResult):
+        Verification.from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "passed", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, "\x80\x04N."]
+)
+def test_a_line_that_is_no_plain_json_is_refused(line: str):
+    with pytest.raises(MalformedResult):
+        _parse(line)
+
+
+def test_no_scratch_folder_is_left_behind():
+    import tempfile
+
+    before = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("archer-verify-")}
+    verify_contained("import os", "mine", limits=QUICK)
+    after = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("archer-verify-")}
+    assert after <= before

@@ -1,0 +1,82 @@
+"""Every planted fault is caught, by exactly the checks that are named for it; no registered rule is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.verify.faults import BEGIN, DOCUMENT, END, FAULTS, Fault
+
+from archer.rules import get_rule, rule_names
+from archer.verify import verify_rule
+from archer.verify.candidate import Probe, RuleCandidate
+from archer.verify.checks import cost
+from archer.verify.language import Refused, check_language
+
+TRUE_ALARMS = {"rope_in_loop": {"stability"}}
+"""Registered rules that really fail: rotated writes that nobody corrects grow without bound."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The probes are small; more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch):
+    """Costs counted at three lengths, not five: many candidates are checked here."""
+    monkeypatch.setattr(cost, "LENGTHS", (256, 512, 1_024))
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_caught_by_its_checks_alone(fault: Fault):
+    verification = fault.verify()
+    assert not verification.passed
+    assert {check.name for check in verification.failed} == fault.caught, verification.reason
+    assert all(check.message for check in verification.failed)
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if not f.mixer], ids=lambda fault: fault.name)
+def test_the_language_wall_stops_what_keeps_or_draws_something_and_lets_mathematics_through(fault: Fault):
+    if fault.plain and "language" not in fault.caught:
+        check_language(fault.source)
+    else:
+        with pytest.raises(Refused):
+            check_language(fault.source)
+
+
+def test_every_check_that_can_reject_has_a_fault_of_its_own():
+    rejecting = {
+        "language", "contract", "one change", "causality", "length independence", "batch independence",
+        "carried state", "decoding", "repeatable", "finite gradients", "live parameters", "stability", "cost",
+        "new", "reach",
+    }  # fmt: skip
+    assert set().union(*(fault.caught for fault in FAULTS)) == rejecting
+    alone = {name for fault in FAULTS if len(fault.caught) == 1 for name in fault.caught}
+    assert rejecting - alone == {"carried state", "reach"}, "these are always caught by another check too"
+
+
+def test_the_table_in_the_document_lists_every_fault_with_the_checks_that_catch_it():
+    table = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.strip().splitlines()[2:]]
+    listed = {name.removesuffix(" (mixer)"): frozenset(caught.split(", ")) for name, caught in rows}
+    assert listed == {fault.name: fault.caught for fault in FAULTS}
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("name", rule_names())
+def test_no_false_alarm_on_a_registered_rule(name: str):
+    verification = verify_rule(get_rule(name).source, name, allow_many=True)
+    assert {check.name for check in verification.failed} == TRUE_ALARMS.get(name, set()), verification.reason
+
+
+@pytest.mark.parametrize("name", ["decay", "softmax", "gated_delta_net"])
+def test_probes_are_the_same_in_every_dtype_and_never_touch_the_global_generator(name: str):
+    candidate, before = RuleCandidate(get_rule(name)), torch.random.get_rng_state()
+    wide, narrow = (candidate.inputs(Probe(dtype=d)) for d in (torch.float64, torch.bfloat16))
+    assert all(torch.equal(wide[key].bfloat16(), narrow[key]) for key in wide)
+    assert torch.equal(before, torch.random.get_rng_state())
