@@ -38,6 +38,7 @@ def verify_contained(
     allow_many: bool = False,
     trust: bool = False,
     lengths: tuple[int, ...] = LENGTHS,
+    chunk_size: int = 32,
     limits: Limits = LIMITS,
     require: Iterable[str] = (),
 ) -> Verification:
@@ -49,6 +50,7 @@ def verify_contained(
     job = {
         "kind": "rule", "source": source, "name": name, "parent": parent, "known": dict(known or {}),
         "allow_many": allow_many, "trust": trust, "lengths": list(lengths),
+        "chunk_size": chunk_size,
     }  # fmt: skip
     return _verify(job, name, trust, limits, require, ())
 
@@ -171,7 +173,7 @@ def _work(job: dict[str, Any]) -> Verification:
 
     return verify_rule(
         job["source"], job["name"], parent=job["parent"], known=job["known"], allow_many=job["allow_many"],
-        trust=job["trust"], lengths=tuple(job["lengths"]),
+        trust=job["trust"], lengths=tuple(job["lengths"]), chunk_size=job["chunk_size"],
     )  # fmt: skip
 
 

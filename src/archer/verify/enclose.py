@@ -18,6 +18,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,6 +26,13 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x20000, 0x8000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET, CLONE_THREAD = 0x20000000, 0x40000000, 0x10000
 NEW_NAMESPACES = 0x7E020080
+NAMESPACES = (
+    CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
+    CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
+    CLONE_NEWUSER | CLONE_NEWNET,
+    CLONE_NEWNET,
+)
+"""Sets of namespaces to try, the most first."""
 MS_REC_PRIVATE, MS_NOSUID_NODEV_NOEXEC = 0x44000, 0xE
 
 # Landlock: rights over files, by the version of the interface that knows them.
@@ -86,37 +94,53 @@ def die_with_parent(parent: int) -> tuple[bool, str]:
     return True, "killed when the process that started it ends"
 
 
+def attempt(wall: Callable[..., tuple[bool, str]], *arguments: object) -> tuple[bool, str]:
+    """Puts up one wall; whatever keeps it from going up is its detail, and no reason to stop."""
+    try:
+        return wall(*arguments)
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        return False, f"{type(error).__name__}: {error}"
+
+
 def own_namespaces() -> dict[str, tuple[bool, str]]:
     """A network without devices and, where it may, a process tree of its own (without bubblewrap).
 
     Returns in the process that is to become the command; the one that called it stays and waits.
     """
-    user, group = os.getuid(), os.getgid()
-    detail = ""
-    for flags in (
-        CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
-        CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS,
-        CLONE_NEWUSER | CLONE_NEWNET,
-        CLONE_NEWNET,
-    ):
-        if libc.unshare(flags) == 0:
-            break
-        detail = detail or failed("unshare")
-    else:
-        return {"network namespace": (False, detail), "process namespace": (False, detail)}
-    users = bool(flags & CLONE_NEWUSER)
-    if users:
-        _map_user(user, group)
+    down = (False, "the kernel or the container forbids it")
+    flags = next((x for x in NAMESPACES if _possible(x)), None)
+    if flags is None:
+        return {"network namespace": down, "process namespace": down, "user namespace": down}
+    _enter(flags)
+    found = {"network namespace": (True, "a network without devices"), "process namespace": down}
     if flags & CLONE_NEWPID:
         _become_grandchild()
         libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None)
-        libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None)
-    tree = bool(flags & CLONE_NEWPID)
-    return {
-        "network namespace": (True, "a network without devices"),
-        "process namespace": (tree, "sees no other process" if tree else detail),
-        "user namespace": (users, "its rights end at the namespace" if users else detail),
-    }
+        hidden = libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, None) == 0
+        words = "sees no other process" if hidden else "sees other processes, and cannot signal them"
+        found["process namespace"] = (True, words)
+    users = bool(flags & CLONE_NEWUSER)
+    return {**found, "user namespace": (True, "its rights end at the namespace") if users else down}
+
+
+def _possible(flags: int) -> bool:
+    """Whether a child may enter these namespaces: found out by a child, so that failing leaves no trace."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _enter(flags)
+            os._exit(0)
+        except (OSError, AttributeError):
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _enter(flags: int) -> None:
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(flags):
+        raise OSError(failed("unshare"))
+    if flags & CLONE_NEWUSER:
+        _map_user(user, group)
 
 
 def _map_user(user: int, group: int) -> None:
@@ -273,18 +297,20 @@ def main() -> None:
     limits, gpu, inside = given["limits"], given["gpu"], given["bubblewrap"]
     without, left_out = given["without"], (False, "left out on request")
     up: dict[str, tuple[bool, str]] = {}
-    up["dies with its parent"] = die_with_parent(0 if inside else given["parent"])
+    up["dies with its parent"] = attempt(die_with_parent, 0 if inside else given["parent"])
     if not inside:
         up |= {"network namespace": left_out} if "network namespace" in without else own_namespaces()
     own_users = inside or up.get("user namespace", (False, ""))[0]
-    up["limits"] = limit_resources(limits, gpu, own_users)
-    up["no new privileges"] = no_new_privileges()
+    up["limits"] = attempt(limit_resources, limits, gpu, own_users)
+    up["no new privileges"] = attempt(no_new_privileges)
     asked = (given["readable"], given["writable"], given["devices"])
-    up["Landlock"] = left_out if "Landlock" in without else landlock(*asked)
+    up["Landlock"] = left_out if "Landlock" in without else attempt(landlock, *asked)
     own_tree = inside or up.get("process namespace", (False, ""))[0]
     shielded = () if own_tree else (given["parent"], os.getppid())
     alone = limits["processes"] == 1
-    up["system calls"] = left_out if "system calls" in without else filter_calls(alone, gpu, shielded)
+    up["system calls"] = (
+        left_out if "system calls" in without else attempt(filter_calls, alone, gpu, shielded)
+    )
     text = json.dumps({name: list(value) for name, value in up.items()})
     os.write(given["report"], text.encode())
     os.close(given["report"])

@@ -142,7 +142,7 @@ def load_source(path: Path | str) -> str:
         raise Refused("there is no such file", filename=name) from None
     except OSError as error:
         raise Refused(f"cannot be opened: {error.strerror}", filename=name) from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         kind = os.fstat(handle)
         if stat.S_ISDIR(kind.st_mode):
             raise Refused("this is a folder; give a Python file", filename=name)
@@ -150,7 +150,10 @@ def load_source(path: Path | str) -> str:
             raise Refused("this is no regular file; give a Python file", filename=name)
         if kind.st_size > SOURCE_BYTES:
             raise Refused(_too_large(kind.st_size), filename=name)
-        raw = file.read(SOURCE_BYTES + 1)
+        with os.fdopen(os.dup(handle), "rb") as file:
+            raw = file.read(SOURCE_BYTES + 1)
+    finally:
+        os.close(handle)
     return _decode(raw, name)
 
 
@@ -191,7 +194,7 @@ def check_language(source: str, filename: str = "rule") -> None:
     documentation = {id(text) for text in _docstrings(tree)}
     problems = [*_problems(nodes, documentation), *_at_top_level(tree)]
     if problems:
-        node, reason = min(problems, key=lambda problem: getattr(problem[0], "lineno", 0))
+        node, reason = min(problems, key=lambda problem: getattr(problem[0], "lineno", SOURCE_BYTES))
         raise Refused(reason, getattr(node, "lineno", 0), filename)
 
 

@@ -23,12 +23,14 @@ def verify_rule(
     allow_many: bool = False,
     trust: bool = False,
     lengths: tuple[int, ...] = LENGTHS,
+    chunk_size: int = 32,
 ) -> Verification:
     """Checks the text of a rule file. The text is executed here unless the language wall refuses it.
 
     parent: the rule to compare with, if not the one that the file names. known: further rules by name, as
     texts, that may be parents and that the candidate must differ from. allow_many: more than one changed slot
-    is fine. trust: lift the language wall. lengths: where the reach is measured.
+    is fine. trust: lift the language wall. lengths, chunk_size: where the reach is
+    measured.
     """
     started = time.perf_counter()
     language = _language(source, name, trust)
@@ -41,7 +43,7 @@ def verify_rule(
     except Exception as error:  # noqa: BLE001 - loading runs the candidate's own lines
         broken = CheckResult("contract", False, _plainly(error)[:2000], time.perf_counter() - started)
         return Verification(name, False, (language, broken), trusted=trust)
-    return _check_rule(rule, compared, finder, language, allow_many, trust, lengths)
+    return _check_rule(rule, compared, finder, language, allow_many, trust, lengths, chunk_size)
 
 
 class Finder:
@@ -72,7 +74,7 @@ class Finder:
 
 def _check_rule(
     rule: Rule, parent: Rule | None, finder: Finder, language: CheckResult, allow_many: bool, trust: bool,
-    lengths: tuple[int, ...],
+    lengths: tuple[int, ...], chunk_size: int,
 ) -> Verification:  # fmt: skip
     from archer.verify.candidate import RuleCandidate
     from archer.verify.checks.change import changed_slots, one_change
@@ -87,7 +89,7 @@ def _check_rule(
     if all(result.passed for result in results if result.name != "one change"):
         results.append(new.run(rule, finder.all(), found))
         if parent is not None:
-            result, reached = _reach(rule, parent, lengths)
+            result, reached = _reach(rule, parent, lengths, chunk_size)
             results.append(result)
     return Verification(
         rule.name, all(result.passed for result in results), tuple(results), rule.hash, rule.parent or "",
@@ -123,7 +125,9 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
     return results
 
 
-def _reach(rule: Rule, parent: Rule, lengths: tuple[int, ...]) -> tuple[CheckResult, tuple[int, ...] | None]:
+def _reach(
+    rule: Rule, parent: Rule, lengths: tuple[int, ...], chunk_size: int
+) -> tuple[CheckResult, tuple[int, ...] | None]:
     from archer.verify.checks.finding import Finding, check
     from archer.verify.reach import reach
 
@@ -131,7 +135,7 @@ def _reach(rule: Rule, parent: Rule, lengths: tuple[int, ...]) -> tuple[CheckRes
 
     @check("reach", "It differs from its parent at some length.")
     def find() -> Finding:
-        reached.extend(reach(rule, parent, lengths))
+        reached.extend(reach(rule, parent, lengths, chunk_size))
         same = [length for length in lengths if length not in reached]
         if not reached:
             return Finding(

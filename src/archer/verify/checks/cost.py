@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from archer.verify.candidate import Candidate, Probe, RuleCandidate
@@ -40,11 +39,17 @@ class Counter(TorchDispatchMode):
         self._living = 0
         self._holders: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled; asking the compiler to look away would import it first."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs one operation and adds what it cost."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        made = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor)]
+        several = output if isinstance(output, (tuple, list)) else (output,)
+        made = [x for x in several if isinstance(x, torch.Tensor)]
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.operations += count(*args, **kwargs, out_val=output)

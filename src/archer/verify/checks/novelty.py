@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice, permutations
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from archer.rules import Rule
+from archer.rules import Draw, Rule
 from archer.verify.candidate import Inputs, Probe, RuleCandidate, relative_difference
 from archer.verify.checks.finding import Finding, check
 
@@ -71,35 +72,50 @@ def behaviour(rule: Rule) -> Behaviour:
 _SEEN: dict[str, Behaviour] = {}
 
 
-def _known_behaviour(rule_hash: str, rule: Rule) -> Behaviour:
+def _known_behaviour(rule: Rule) -> Behaviour:
     """The behaviour of a rule that may be asked for again; a hash names what a rule computes."""
-    if rule_hash not in _SEEN:
-        _SEEN[rule_hash] = behaviour(rule)
-    return _SEEN[rule_hash]
+    if rule.hash not in _SEEN:
+        _SEEN[rule.hash] = behaviour(rule)
+    return _SEEN[rule.hash]
 
 
-def same_function(first: Rule, second: Rule) -> bool:
-    """Whether two rules compute the same function of their inputs (and learn the same way)."""
-    if first.layer != second.layer:
-        return False
-    if not first.parameters or not second.parameters:
-        return not first.parameters and not second.parameters and _agree(first, second, {}, {})
-    if _declared(first) == _declared(second):
-        same = [_probe_candidate(first).parameters(seed, torch.float64) for seed in SETTINGS]
-        if all(_agree(first, second, values, values) for values in same):
-            return True
-    return _imitates(first, second) and _imitates(second, first)
+Kinship = Literal["none", "family", "same"]
+
+
+def kinship(first: Rule, second: Rule) -> Kinship:
+    """ "same": two rules compute the same function and start at the same place. "family": the same functions,
+    under whatever parametrisation, from other first values of their parameters."""
+    if first.layer != second.layer or bool(first.parameters) != bool(second.parameters):
+        return "none"
+    if not first.parameters:
+        return "same" if _agree(first, second, {}, {}, EXACT) else "none"
+    settings = [_probe_candidate(first).parameters(seed, torch.float64) for seed in SETTINGS]
+    alike = _declared(first) == _declared(second) and all(
+        _agree(first, second, x, x, EXACT) for x in settings
+    )
+    if not alike and not (_imitates(first, second) and _imitates(second, first)):
+        return "none"
+    if _draws(first) or _draws(second):
+        return "same" if _draws(first) and _draws(second) else "family"
+    mine, theirs = (_probe_candidate(rule).parameters(None, torch.float64) for rule in (first, second))
+    return "same" if _agree(first, second, mine, theirs, FITTED) else "family"
+
+
+def _draws(rule: Rule) -> bool:
+    return any(isinstance(parameter.initial, Draw) for parameter in rule.parameters.values())
 
 
 def _declared(rule: Rule) -> dict[str, tuple[str, str]]:
     return {name: (p.rows, p.columns) for name, p in rule.parameters.items()}
 
 
-def _agree(first: Rule, second: Rule, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+def _agree(
+    first: Rule, second: Rule, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float
+) -> bool:
     """Outputs and input gradients agree, for some matching of the two rules' features."""
     return any(
         all(
-            relative_difference(a, b) <= EXACT
+            relative_difference(a, b) <= tolerance
             for a, b in zip(_responses(first, mine, names), _responses(second, theirs, names), strict=True)
         )
         for first, second, names in _matchings(first, second)
@@ -191,14 +207,19 @@ def _fit(learner: Rule, teacher: Rule, names: Mapping[str, str], seed: int) -> b
 def new(rule: Rule, known: Mapping[str, Rule], found: list[str]) -> Finding:
     """Compares with every known rule; the name of a duplicate is left in `found`."""
     own = behaviour(rule)
-    compared = 0
+    compared, family = 0, []
     for name, other in known.items():
         if other.hash == rule.hash and name == rule.name:
             continue
         compared += 1
-        if _known_behaviour(other.hash, other).signature == own.signature and same_function(rule, other):
+        if _known_behaviour(other).signature != own.signature:
+            continue
+        kin = kinship(rule, other)
+        if kin == "same":
             found.append(name)
             return Finding(
                 False, f"it computes what `{name}` computes", "outputs and gradients on fixed probes"
             )
-    return Finding(True, f"differs from all {compared} known rules")
+        family += [name] if kin == "family" else []
+    relatives = f"; the functions of {', '.join(family)} from other first values" if family else ""
+    return Finding(True, f"differs from all {compared} known rules{relatives}")
