@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from archer.rules import get_rule, load_rule
+from archer.verify.candidate import Candidate, RuleCandidate, mixer_candidate
 from archer.verify.result import Verification
 from archer.verify.verification import verify_mixer, verify_rule
 
@@ -31,6 +33,12 @@ class Fault:
         if self.mixer:
             return verify_mixer(self.source, self.mixer, {"width": 16}, width=16)
         return verify_rule(self.source, "planted", trust=not self.plain, lengths=(32, 128))
+
+    def candidate(self) -> Candidate:
+        """What the checks look at. Raises RuleError where the file cannot even be loaded."""
+        if self.mixer:
+            return mixer_candidate(self.source, self.mixer, {"width": 16}, 16)
+        return RuleCandidate(load_rule(self.source, "planted", get_rule))
 
 
 def rule(name: str, caught: str, body: str, plain: bool = True) -> Fault:

@@ -6,10 +6,20 @@ import pytest
 import torch
 from tests.verify.faults import BEGIN, DOCUMENT, END, FAULTS, Fault
 
-from archer.rules import get_rule, rule_names
+from archer.rules import RuleError, get_rule, rule_names
 from archer.verify import verify_rule
 from archer.verify.candidate import Probe, RuleCandidate
-from archer.verify.checks import cost
+from archer.verify.checks import (
+    carrying,
+    causality,
+    contract,
+    cost,
+    gradients,
+    independence,
+    repeatable,
+    stability,
+)
+from archer.verify.checks.finding import Check
 from archer.verify.language import Refused, check_language
 
 TRUE_ALARMS = {"rope_in_loop": {"stability"}}
@@ -31,6 +41,36 @@ def short(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cost, "LENGTHS", (256, 512, 1_024))
 
 
+CHECKS = {
+    check.name: check
+    for module in (carrying, causality, contract, gradients, independence, repeatable, stability)
+    for check in vars(module).values()
+    if isinstance(check, Check)
+}
+"""The checks that need nothing but a candidate, by name."""
+
+
+BROKEN = [fault for fault in FAULTS if fault.name == "a parameter that nobody uses"]
+NAMED = [fault for fault in FAULTS if fault.caught <= CHECKS.keys() and fault not in BROKEN]
+
+
+@pytest.mark.parametrize("fault", NAMED, ids=lambda fault: fault.name)
+def test_each_check_that_is_named_for_a_fault_catches_it(fault: Fault):
+    """The quick half: only the named checks run."""
+    candidate = fault.candidate()
+    for name in sorted(fault.caught):
+        result = CHECKS[name].run(candidate)
+        assert not result.passed, name
+        assert result.message
+
+
+@pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)
+def test_a_file_that_breaks_the_contract_is_not_even_loaded(fault: Fault):
+    with pytest.raises(RuleError, match="no slot asks for it"):
+        fault.candidate()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught_by_its_checks_alone(fault: Fault):
@@ -67,8 +107,13 @@ def test_the_table_in_the_document_lists_every_fault_with_the_checks_that_catch_
     assert listed == {fault.name: fault.caught for fault in FAULTS}
 
 
+QUICK = ("delta_net", "gated_delta_net", "adam", "rope", "rope_in_loop")
+
+
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else (pytest.mark.slow,)) for n in rule_names()]
+)
 def test_no_false_alarm_on_a_registered_rule(name: str):
     verification = verify_rule(get_rule(name).source, name, allow_many=True)
     assert {check.name for check in verification.failed} == TRUE_ALARMS.get(name, set()), verification.reason

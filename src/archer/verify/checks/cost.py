@@ -113,7 +113,7 @@ def cost(candidate: Candidate, figures: dict[str, float]) -> Finding:
     if grown[worst] > EXPONENT:
         return Finding(
             False,
-            f"{words}: {worst} is not sub-quadratic (T^{grown[worst]:.2f}, at most T^{EXPONENT} passes)",
+            f"{words}: not sub-quadratic in {worst} (at most T^{EXPONENT} passes)",
             f"lengths {LENGTHS[0]} to {LENGTHS[-1]}",
         )
     if candidate.carries_state and grown["state"] > 0.05:
