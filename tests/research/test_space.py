@@ -81,8 +81,20 @@ def test_a_composed_change_is_the_slot_languages_own_rule(space):
 
     change = next(c for c in space.changes(("gated_delta_net",)) if c.donor == "hybrid")
     rule = compose({"similarity": "hybrid"}, "gated_delta_net")
-    assert change.name == rule.name
+    assert change.name == "gated_delta_net_similarity_hybrid"
     assert space.hash(space.write(change), change.name) == rule.hash
+
+
+def test_every_change_passes_the_language_wall(space):
+    from archer.verify.language import check_language, check_name
+
+    seen = set()
+    for change in space.changes(("gated_delta_net", "hybrid")):
+        if change.label not in seen:
+            seen.add(change.label)
+            check_name(change.name)
+            check_language(space.write(change))
+    assert len(seen) > 40
 
 
 def test_a_change_to_beta_keeps_its_parents_preparation(space):

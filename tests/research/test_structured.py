@@ -12,7 +12,7 @@ import pytest
 from archer.ledger.records import TASKS, Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.research.researcher import Context, Measurement, NothingLeftError, Rejection, Researcher, Setting
 from archer.research.space import Space, composition_key
-from archer.research.structured import StructuredResearcher, fit_tasks, untried
+from archer.research.structured import StructuredResearcher, fit_tasks, predict, untried
 from archer.rules import get_rule, load_rule
 
 
@@ -43,7 +43,7 @@ def test_proposal_is_one_change_that_loads(first, sources):
     assert rule.own == first.slots
     assert len(first.slots) == 1
     assert rule.parent == first.parent
-    assert set(first.rule) <= set("+=_") | set("abcdefghijklmnopqrstuvwxyz0123456789")
+    assert first.rule.isidentifier()
     assert not first.control
 
 
@@ -120,9 +120,14 @@ def test_what_is_measured_moves_what_is_expected(history_context):
 
 
 def test_predictions_follow_the_preset_level(history_context):
-    context = replace(history_context, measured=measured("delta_net", [0.2] * 6))
-    proposal = StructuredResearcher().propose(context)
-    assert all(p.score < 0.6 for p in proposal.predictions)
+    space = Space(history_context.sources)
+    composition = space.composition("hybrid")
+
+    def expected(level):
+        context = replace(history_context, measured=measured("delta_net", [level] * 6))
+        return [p.score for p in predict(context, fit_tasks(context, space), composition, "structured")]
+
+    assert all(low < high - 0.2 for low, high in zip(expected(0.2), expected(0.8), strict=True))
 
 
 def test_state_changes_are_not_proposed_where_they_cannot_show(history_context):

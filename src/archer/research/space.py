@@ -245,7 +245,8 @@ class Space:
             sorted((*(c for c in before if c.slot != choice.slot), choice), key=lambda c: ORDER.index(c.slot))
         )
         slot = "prepare" if choice.slot == BETA else choice.slot
-        name = f"{parent}+{slot}={donor}" if donor else rule_name(parent, choice, dict(values))
+        label = f"{slot}_{donor}" if donor else choice.label
+        name = rule_name(parent, label, dict(values))
         return Change(parent, slot, choice.label, name, after, template, values, donor)
 
     def _part(self, change: Change, template: Template) -> SlotText:
@@ -310,10 +311,10 @@ def nearby(template: Template, name: str, value: float) -> tuple[float, float]:
     return float(f"{moved[0]:.3g}"), float(f"{moved[1]:.3g}")
 
 
-def rule_name(parent: str, choice: Choice, values: Mapping[str, float]) -> str:
+def rule_name(parent: str, label: str, values: Mapping[str, float]) -> str:
     """A stable Python identifier of at most 60 characters: parent, label, constants."""
     constants = "".join(f"_{key}{value:g}" for key, value in values.items())
-    text = f"{parent}_{choice.label}{constants}".replace("-", "m").replace(".", "p").replace("+", "_")
+    text = f"{parent}_{label}{constants}".replace("-", "m").replace(".", "p").replace("+", "_")
     if len(text) <= 60:
         return text
     return f"{text[:50]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"

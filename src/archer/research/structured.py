@@ -9,8 +9,7 @@ that the search does not settle on one kind of rule.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,8 +33,13 @@ PARENTS = 24
 """How many rules are taken as parents at most."""
 
 ELITE_EVERY = 3
-EXPLORATION = 0.3
-"""Standard deviation of the seeded draw that is added to a candidate's log probability, per task."""
+EXPLORATION = 0.1
+"""Standard deviation of the seeded draw that is added to a candidate's log probability."""
+
+REPEATED, WAITING = 1.4, 1.5
+"""Prices, in log probability: of a combination of changes tried before with other constants (times the
+logarithm
+of one more than how often), and of a kind of change that waits for its verdict."""
 
 REJECTIONS = 2
 """A kind of change that was rejected this often and never accepted is not proposed again."""
@@ -108,15 +112,9 @@ def parents(context: Context, space: Space, surrogates: dict[str, TaskSurrogate]
     names = tuple(n for n in space.rules if not any("step" in r.functions for r in space.line(n)))
     look = outlook(context, space, surrogates, [space.composition(name) for name in names])
     ranked = [names[i] for i in np.argsort(-look.chance.sum(1), kind="stable")]
-    best = [elite(context, names, look, task) for task in TASKS]
+    best = [names[_best_bound(look, task)] for task in TASKS]
     fixed = [name for name in (context.reference, context.base) if name in names]
     return tuple(dict.fromkeys((*ranked[: PARENTS - 8], *best, *fixed)))
-
-
-def elite(context: Context, names: Sequence[str], look: Outlook, task: str) -> str:
-    """The rule with the best lower bound on a task."""
-    column = TASKS.index(task)
-    return names[int(np.argmax(look.mean[:, column] - Z90 * look.deviation[:, column]))]
 
 
 def untried(context: Context, space: Space, parent_names: tuple[str, ...]) -> tuple[Change, ...]:
@@ -176,31 +174,61 @@ def choose(
     context: Context, space: Space, surrogates: dict[str, TaskSurrogate], candidates: tuple[Change, ...]
 ) -> Change:
     """The candidate with the best chance on all six; every third time, the best child of one task's elite."""
-    number = len(context.proposals)
-    generator = np.random.default_rng([context.seed, number])
-    draw = generator.normal(0, EXPLORATION * math.sqrt(len(TASKS)), len(candidates))
     look = outlook(context, space, surrogates, [change.composition for change in candidates])
-    value = look.chance.sum(1) + draw - _crowding(context, space, candidates)
-    if number % ELITE_EVERY == ELITE_EVERY - 1:
-        task = TASKS[(number // ELITE_EVERY + context.seed) % len(TASKS)]
-        names = tuple(dict.fromkeys(change.parent for change in candidates))
-        parent_look = outlook(context, space, surrogates, [space.composition(name) for name in names])
-        home = elite(context, names, parent_look, task)
-        value = np.where([change.parent == home for change in candidates], value, -np.inf)
-    return candidates[int(np.argmax(value))]
+    names = tuple(dict.fromkeys(change.parent for change in candidates))
+    homes = outlook(context, space, surrogates, [space.composition(name) for name in names])
+    number = len(context.proposals)
+    task = elite_turn(number, context.seed)
+    home = None if task is None else names[_best_bound(homes, task)]
+    children = np.array([home is None or change.parent == home for change in candidates])
+    value = promise(look, context.seed, number) - _crowding(context, space, candidates)
+    return candidates[int(np.argmax(np.where(children, value, -np.inf)))]
+
+
+def promise(look: Outlook, seed: int, number: int) -> Array:
+    """What a candidate is worth trying as proposal `number`: its log probability to beat the reference on all
+    six tasks, as if they were independent, plus a seeded draw."""
+    draw = np.random.default_rng([seed, number]).normal(0, EXPLORATION, len(look.mean))
+    return look.chance.sum(1) + draw
+
+
+def elite_turn(number: int, seed: int) -> str | None:
+    """The task whose best rule is to be the parent of proposal `number`; None where all six count."""
+    if number % ELITE_EVERY != ELITE_EVERY - 1:
+        return None
+    return TASKS[(number // ELITE_EVERY + seed) % len(TASKS)]
+
+
+def _best_bound(look: Outlook, task: str) -> int:
+    """Who has the best lower bound on a task."""
+    column = TASKS.index(task)
+    return int(np.argmax(look.mean[:, column] - Z90 * look.deviation[:, column]))
 
 
 def _crowding(context: Context, space: Space, candidates: tuple[Change, ...]) -> Array:
-    """A small price for each proposal that is still without a verdict and makes the same kind of change."""
+    """The price of doing again what was done or is under way: near copies teach little."""
     decided = {v.proposal for v in context.verdicts} | {r.proposal for r in context.rejections}
-    open_kinds: dict[tuple[str, str], int] = {}
+    tried: Counter[tuple[str, ...]] = Counter()
+    waiting: Counter[tuple[str, str]] = Counter()
     for proposal in context.proposals:
-        if proposal.id in decided or proposal.parent not in space.rules:
+        if proposal.parent not in space.rules:
             continue
-        for choice in space.describe(proposal.source, proposal.rule):
-            kind = (choice.slot, choice.label)
-            open_kinds[kind] = open_kinds.get(kind, 0) + 1
-    return np.array([1.5 * open_kinds.get(_kind(change), 0) for change in candidates], dtype=float)
+        composition = space.describe(proposal.source, proposal.rule)
+        tried[labels(composition)] += 1
+        if proposal.id not in decided:
+            waiting.update((choice.slot, choice.label) for choice in composition)
+    again = np.array([tried[labels(change.composition)] for change in candidates], dtype=float)
+    return again_price(again) + WAITING * np.array([waiting[_kind(c)] for c in candidates], dtype=float)
+
+
+def labels(composition: Composition) -> tuple[str, ...]:
+    """What a composition changes, its constants aside."""
+    return tuple(f"{choice.slot}={choice.label}" for choice in composition)
+
+
+def again_price(count: Array) -> Array:
+    """The price of a combination tried `count` times before with other constants."""
+    return REPEATED * np.log1p(count)
 
 
 def _kind(change: Change) -> tuple[str, str]:

@@ -24,6 +24,8 @@ SOFTENING = 0.004
 """Distance from 0 and 1 below which scores are not told apart."""
 
 SLOT_SHARE, FAMILY_SHARE, LABEL_SHARE = 0.1, 0.3, 0.6
+CHANGE_SHARE = 0.3
+"""Variance of what any change costs or brings, whatever it is: more changes, more of it."""
 INTERACTION = 0.15
 LEVEL_VARIANCE = 4.0
 TRANSFER = 0.7
@@ -199,7 +201,13 @@ def _diagonal(a: Encoded, effect: float) -> Array:
     """The prior variance [n] of each composition: the diagonal of `_kernel(a, a)`."""
     parts = (a.label >= 0) * a.weight**2 * (SLOT_SHARE + FAMILY_SHARE + LABEL_SHARE)
     total = parts.sum(1)
-    return effect**2 * (total + INTERACTION * (total**2 - (parts**2).sum(1)) / 2) + LEVEL_VARIANCE
+    count = CHANGE_SHARE * _count(a) ** 2
+    return effect**2 * (total + count + INTERACTION * (total**2 - (parts**2).sum(1)) / 2) + LEVEL_VARIANCE
+
+
+def _count(a: Encoded) -> Array:
+    """How many slots are changed [n], as far as they can show."""
+    return ((a.label >= 0) * a.weight).sum(1)
 
 
 def _kernel(a: Encoded, b: Encoded, effect: float) -> Array:
@@ -216,6 +224,7 @@ def _kernel(a: Encoded, b: Encoded, effect: float) -> Array:
         part = SLOT_SHARE + FAMILY_SHARE * same_family + LABEL_SHARE * (la == lb) * (0.4 + 0.6 * alike)
         part = part * changed * (a.weight[:, slot, None] * b.weight[None, :, slot])
         total, squares = total + part, squares + part**2
-    effects = total + INTERACTION * (total**2 - squares) / 2
+    count = CHANGE_SHARE * np.outer(_count(a), _count(b))
+    effects = total + count + INTERACTION * (total**2 - squares) / 2
     same = a.source[:, None] == b.source[None, :]
     return effect**2 * effects * np.where(same, 1.0, TRANSFER) + LEVEL_VARIANCE * same
