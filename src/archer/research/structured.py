@@ -29,6 +29,9 @@ MAD_REACH = {"Compress": 3 / 11, "Memorize": 0.0}
 """Share of mad-lab's settings longer than 32 tokens where it is not 1 (Compress: 8 of its 11 are at length
 32)."""
 
+MARGIN = 0.1
+"""What counts as beating the reference, on the stretched scale: about 0.025 at a score of one half."""
+
 PARENTS = 24
 """How many rules are taken as parents at most."""
 
@@ -57,8 +60,9 @@ class Outlook:
 
     @property
     def chance(self) -> Array:
-        """Log probability to beat the reference, per task."""
-        return _log_normal_cdf(self.mean / self.deviation)
+        """Log probability to beat the reference by `MARGIN`, per task: a change that does nothing has
+        little."""
+        return _log_normal_cdf((self.mean - MARGIN) / self.deviation)
 
 
 class StructuredResearcher:
@@ -136,7 +140,9 @@ def untried(context: Context, space: Space, parent_names: tuple[str, ...]) -> tu
     changes = tuple(
         change
         for change in space.changes(parent_names)
-        if change.key not in tried and not any((c.slot, c.label) in hopeless for c in change.composition)
+        if change.key not in tried
+        and can_show(context, change)
+        and not any((c.slot, c.label) in hopeless for c in change.composition)
     )
     if not changes:
         raise NothingLeftError(
@@ -144,6 +150,12 @@ def untried(context: Context, space: Space, parent_names: tuple[str, ...]) -> tu
             "(archer new NAME) or a language model (--model provider:name) a turn"
         )
     return changes
+
+
+def can_show(context: Context, change: Change) -> bool:
+    """Whether any setting of the preset is long enough for the change to compute anything else."""
+    new = next(c for c in change.composition if c.label == change.label)
+    return not new.reads_state or any(reached(context, task)[context.preset] > 0 for task in TASKS)
 
 
 def outlook(
