@@ -10,7 +10,7 @@ import pytest
 
 from archer.errors import UserError
 from archer.rules import get_rule
-from archer.verify import Verification, verify_contained, verify_mixer_contained
+from archer.verify import Verification, verify_contained, verify_mixer_contained, verify_rule
 from archer.verify.contain import Limits
 from archer.verify.contained import _parse
 from archer.verify.result import MalformedResult
@@ -180,3 +180,11 @@ def test_no_scratch_folder_is_left_behind():
     verify_contained("import os", "mine", limits=QUICK)
     after = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("archer-verify-")}
     assert after <= before
+
+
+def test_the_reach_is_measured_at_the_chunk_size_that_training_uses():
+    for chunk_size, reached in ((32, (96, 128)), (16, (48, 96, 128)), (64, ())):
+        found = verify_rule(
+            get_rule("decay").source, "decay", lengths=(16, 32, 48, 96, 128), chunk_size=chunk_size
+        )
+        assert found.reach == reached, chunk_size

@@ -22,6 +22,8 @@ from archer.verify.checks.finding import Finding, check
 
 EXACT = 1e-9
 FITTED = 1e-6
+NEAR = 0.05
+"""A fit that ends farther away than this is not tried again from elsewhere."""
 CHUNK = 32
 LENGTH = 70
 SETTINGS = (11, 12)
@@ -198,8 +200,11 @@ def _fit(learner: Rule, teacher: Rule, names: Mapping[str, str], seed: int) -> b
         optimiser.step(loss)
         with torch.no_grad():
             output, _ = _probe_candidate(learner).run(inputs, stored)
-        if relative_difference(output, target) <= FITTED:
+        difference = relative_difference(output, target)
+        if difference <= FITTED:
             return True
+        if not difference <= NEAR:
+            return False
     return False
 
 
