@@ -1,0 +1,222 @@
+"""A language model as the researcher: any provider, any OpenAI-compatible address.
+
+A question is asked; what comes back is read, written as a rule file and verified; a rejection goes back with
+the
+verifier's sentence, at most `RETURNS` times. Nothing that a model or its server does is fatal: failures are
+counted, and when no usable proposal comes, the fallback proposes. Tokens, dollars and failures stand in the
+proposal's `cost`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from archer.ledger.records import ProposalRecord, VerdictRecord
+from archer.research.answer import Complaint, Draft, read_answer
+from archer.research.exchange import RETRIED, Failure, Message, Reply, Transport
+from archer.research.prompt import INSTRUCTIONS, ROOM, question
+from archer.research.researcher import Context, Researcher, ResearchError, proposal_id
+from archer.research.structured import StructuredResearcher
+
+RETURNS = 3
+"""How often a rejected answer goes back."""
+
+ASKS = 4
+"""How often one question is asked while the line fails."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
+
+NO_PROPOSAL = "gave no usable proposal"
+
+Verify = Callable[[str, str], str | None]
+"""(source, name) -> the sentence that says why a rule file is rejected, or None."""
+
+
+class NoProposalError(ResearchError):
+    """The model gave no usable proposal, and there is no fallback."""
+
+
+@dataclass
+class _Spent:
+    """What one proposal cost so far."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    dollars: float = 0.0
+    unpriced: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reply: Reply) -> None:
+        """Count one reply, usable or not."""
+        self.input_tokens += reply.input_tokens
+        self.output_tokens += reply.output_tokens
+        self.dollars += reply.dollars or 0.0
+        self.unpriced += reply.dollars is None
+
+    def as_cost(self) -> dict[str, float]:
+        """For a proposal's `cost`. Where no price is known, `unpriced requests` says so; 0 is not a price."""
+        cost: dict[str, float] = {
+            "requests": self.requests,
+            "input tokens": self.input_tokens,
+            "output tokens": self.output_tokens,
+            "dollars": round(self.dollars, 6),
+        }
+        if self.unpriced:
+            cost["unpriced requests"] = self.unpriced
+        return cost | {f"failed: {kind}": count for kind, count in sorted(self.failures.items())}
+
+
+@dataclass
+class ModelResearcher:
+    """A language model behind a transport.
+
+    name: what stands in proposals, such as `openai:gpt-5`. verify: None for a rule that passes. fallback: who
+    proposes when the model does not; None raises NoProposalError instead. max_dollars: over the whole ledger.
+    """
+
+    name: str
+    transport: Transport
+    verify: Verify | None = None
+    fallback: Researcher | None = field(default_factory=StructuredResearcher)
+    max_dollars: float | None = None
+    room: int = ROOM
+    wait: Callable[[float], None] = time.sleep
+
+    def propose(self, context: Context) -> ProposalRecord:
+        """A proposal, whoever had to make it in the end. Raises ResearchError where the user has to act."""
+        spent = _Spent()
+        if self.max_dollars is not None and dollars_spent(context, self.name) >= self.max_dollars:
+            spent.failures["budget"] += 1
+            return self._fall_back(context, spent, f"the budget of {self.max_dollars:g} dollars is spent")
+        try:
+            draft = self._converse(context, spent)
+        except (Failure, Complaint) as problem:
+            return self._fall_back(context, spent, problem.message)
+        return self._record(context, draft, spent)
+
+    def learn(self, verdict: VerdictRecord, proposal: ProposalRecord) -> None:
+        """The next context holds the verdict; a model has no state beside it."""
+        if self.fallback is not None:
+            self.fallback.learn(verdict, proposal)
+
+    def _converse(self, context: Context, spent: _Spent) -> Draft:
+        messages = [Message("system", INSTRUCTIONS), Message("user", question(context, self.room))]
+        for turn in range(1 + RETURNS):
+            try:
+                reply = self._ask(messages, spent)
+            except Failure as failure:
+                if failure.kind in RETRIED or turn == RETURNS:
+                    raise
+                messages = [*messages, Message("user", f"{failure.message}. Answer again, shorter.")]
+                continue
+            try:
+                return self._checked(read_answer(reply.text, context))
+            except Complaint as complaint:
+                spent.failures[complaint.kind] += 1
+                if turn == RETURNS:
+                    raise
+                messages = [*messages, Message("assistant", reply.text), Message("user", complaint.message)]
+        raise AssertionError("the last turn returns or raises")
+
+    def _ask(self, messages: Sequence[Message], spent: _Spent) -> Reply:
+        """One reply; a failing line is tried again after a wait that doubles."""
+        pause = FIRST_WAIT_SECONDS
+        for attempt in range(ASKS):
+            spent.requests += 1
+            try:
+                reply = self.transport.ask(messages)
+            except Failure as failure:
+                spent.failures[failure.kind] += 1
+                if failure.reply is not None:
+                    spent.add(failure.reply)
+                if failure.kind not in RETRIED or attempt == ASKS - 1:
+                    raise
+                self.wait(min(failure.wait_seconds or pause, LONGEST_WAIT_SECONDS))
+                pause *= 2
+            else:
+                spent.add(reply)
+                return reply
+        raise AssertionError("the last attempt returns or raises")
+
+    def _checked(self, draft: Draft) -> Draft:
+        sentence = self.verify(draft.source, draft.answer.name) if self.verify else None
+        if sentence is not None:
+            raise Complaint(
+                "rejected", f"The verifier rejects the rule: {sentence} Answer with the whole JSON again."
+            )
+        return draft
+
+    def _record(self, context: Context, draft: Draft, spent: _Spent) -> ProposalRecord:
+        from archer.judge.predictions import widen
+
+        answer = draft.answer
+        known = {card.id for card in _cards()}
+        return ProposalRecord(
+            id=proposal_id(self.name, draft.source, context),
+            rule=answer.name,
+            parent=answer.parent,
+            slots=(answer.slot,),
+            source=draft.source,
+            reason=answer.title or answer.reasoning.split(". ")[0],
+            predictions=widen(draft.predictions, context.track_record, self.name),
+            researcher=self.name,
+            created_at=context.now,
+            insights=answer.insights,
+            issue=answer.issue,
+            reasoning=answer.reasoning,
+            lessons=answer.lessons,
+            per_task=answer.per_task,
+            cites=tuple(cite for cite in answer.cites if cite in known),
+            cost=spent.as_cost(),
+        )
+
+    def _fall_back(self, context: Context, spent: _Spent, why: str) -> ProposalRecord:
+        if self.fallback is None:
+            raise NoProposalError(f"{self.name} {NO_PROPOSAL}: {why}")
+        record = self.fallback.propose(context)
+        note = f"{self.name} {NO_PROPOSAL} ({why}), so this one is by {record.researcher}."
+        return replace(
+            record, lessons=f"{note} {record.lessons}".strip(), cost={**record.cost, **spent.as_cost()}
+        )
+
+
+def dollars_spent(context: Context, name: str) -> float:
+    """What the ledger says that a model has cost, its failed proposals included."""
+    return sum(
+        p.cost.get("dollars", 0.0)
+        for p in context.proposals
+        if p.researcher == name or p.lessons.startswith(f"{name} {NO_PROPOSAL}")
+    )
+
+
+def choose_model(context: Context, names: Sequence[str]) -> str:
+    """Who of several models proposes next: the one whose proposals were worth most for their cost.
+
+    Worth: the share of a model's judged proposals that were better than their parent on the mean, begun at
+    one
+    half with two imaginary proposals, so that a new model gets its turns. Cost: dollars per proposal, begun
+    likewise at a cent. Names without a price are compared by worth alone. Raises ResearchError for no names.
+    """
+    if not names:
+        raise ResearchError("there is no model to choose from: give --model at least once")
+    gains = {v.proposal: v.against_parent.mean.difference for v in context.verdicts}
+
+    def value(name: str) -> tuple[float, int, str]:
+        own = [p for p in context.proposals if p.researcher == name]
+        judged = [gain for p in own if (gain := gains.get(p.id)) is not None]
+        worth = (1 + sum(gain > 0 for gain in judged)) / (2 + len(judged))
+        cost = (0.02 + dollars_spent(context, name)) / (2 + len(own))
+        uncertainty = 1 / (2 + len(judged)) ** 0.5
+        return ((worth + uncertainty) / cost**0.25, -len(own), name)
+
+    return max(names, key=value)
+
+
+def _cards():
+    from archer.research.papers import all_cards
+
+    return all_cards()

@@ -1,0 +1,378 @@
+"""The language-model researcher against real HTTP servers on this machine that play a script."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from archer.ledger.records import TASKS
+from archer.research.exchange import (
+    Address,
+    Failure,
+    Message,
+    PydanticTransport,
+    Recorder,
+    Replay,
+    append_to,
+    fingerprint,
+)
+from archer.research.model import ModelResearcher, NoProposalError, choose_model, dollars_spent
+from archer.research.prompt import ROOM, question
+from archer.research.researcher import Researcher, ResearchError
+from archer.research.structured import StructuredResearcher
+from archer.rules import get_rule, load_rule
+
+pytest.importorskip("pydantic_ai", reason="the extra llm is not installed")
+pytest.importorskip("openai", reason="the extra llm is not installed")
+
+SECRET = "sk-this-must-never-be-written"
+
+CODE = "gamma = Parameter(0.9, within=(0, 1))\n\n\ndef retain(S, gamma):\n    return gamma * S\n"
+
+
+def answer(**changes):
+    made = {
+        "parent": "gated_delta_net",
+        "slot": "retain",
+        "name": "fading",
+        "title": "Fading",
+        "equation": "S = γ S + G",
+        "code": CODE,
+        "insights": "i",
+        "issue": "j",
+        "reasoning": "r",
+        "lessons": "l",
+        "per_task": {"Compress": "better"},
+        "predictions": {task: [0.5, 0.4, 0.6] for task in TASKS},
+        "cites": ["sun-2023-retnet", "no-such-card"],
+    }
+    return json.dumps(made | changes)
+
+
+def completion(text, finish="stop", tokens=(100, 20)):
+    return 200, {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "scripted",
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
+        "usage": {
+            "prompt_tokens": tokens[0],
+            "completion_tokens": tokens[1],
+            "total_tokens": sum(tokens),
+        },
+    }
+
+
+class Script(ThreadingHTTPServer):
+    """Plays (status, body) pairs in order; a number is a pause in seconds, None closes the line."""
+
+    daemon_threads = True
+
+    def __init__(self, *plays):
+        super().__init__(("127.0.0.1", 0), Player)
+        self.plays, self.asked, self.keys = list(plays), [], []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Player(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.asked.append(json.loads(body))
+        self.server.keys.append(self.headers.get("authorization"))
+        play = self.server.plays.pop(0)
+        if play is None:
+            self.connection.close()
+            return
+        if isinstance(play, int | float):
+            time.sleep(play)
+            return
+        status, content = play
+        text = content if isinstance(content, str) else json.dumps(content)
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        if status == 429:
+            self.send_header("retry-after", "7")
+        self.send_header("content-length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """A researcher whose model is a scripted server."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    servers = []
+
+    def make(*plays, timeout=20.0, **options):
+        server = Script(*plays)
+        servers.append(server)
+        waits = []
+        transport = PydanticTransport(Address("openai:scripted", server.url, timeout, prices=(1.0, 2.0)))
+        researcher = ModelResearcher("openai:scripted", transport, wait=waits.append, **options)
+        researcher.server, researcher.waits = server, waits
+        return researcher
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def error(status, message="no"):
+    return status, {"error": {"message": message, "type": "x", "code": "x"}}
+
+
+def test_a_good_answer_becomes_a_proposal(play, history_context):
+    researcher = play(completion(answer()))
+    assert isinstance(researcher, Researcher)
+    proposal = researcher.propose(history_context)
+    assert (proposal.rule, proposal.parent, proposal.slots) == ("fading", "gated_delta_net", ("retain",))
+    assert proposal.researcher == "openai:scripted"
+    assert proposal.cites == ("sun-2023-retnet",)
+    assert [p.score for p in proposal.predictions] == [0.5] * 6
+    assert proposal.cost == {
+        "requests": 1, "input tokens": 100, "output tokens": 20, "dollars": 0.00014,
+    }  # fmt: skip
+    rule = load_rule(proposal.source, proposal.rule, get_rule)
+    assert rule.own == ("retain",)
+    assert rule.equation == "S = γ S + G"
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [(error(429), "rate limit"), (error(500), "server"), (error(503), "server"), (None, "connection")],
+)
+def test_a_failing_line_is_tried_again_and_counted(play, history_context, first, kind):
+    researcher = play(first, completion(answer()))
+    proposal = researcher.propose(history_context)
+    assert proposal.rule == "fading"
+    assert proposal.cost[f"failed: {kind}"] == 1
+    assert proposal.cost["requests"] == 2
+    assert researcher.waits == ([7.0] if kind == "rate limit" else [2.0])
+
+
+def test_a_timeout_is_tried_again_and_counted(play, history_context):
+    researcher = play(1.5, completion(answer()), timeout=0.4)
+    proposal = researcher.propose(history_context)
+    assert proposal.rule == "fading"
+    assert proposal.cost["failed: timeout"] == 1
+
+
+def test_waits_double_and_end_in_the_fallback(play, history_context):
+    researcher = play(*[error(500)] * 4)
+    proposal = researcher.propose(history_context)
+    assert researcher.waits == [2.0, 4.0, 8.0]
+    assert proposal.researcher == "structured"
+    assert proposal.cost["failed: server"] == 4
+    assert proposal.lessons.startswith("openai:scripted gave no usable proposal")
+    assert proposal.source == StructuredResearcher().propose(history_context).source
+
+
+def test_without_a_fallback_it_says_so(play, history_context):
+    with pytest.raises(NoProposalError, match="gave no usable proposal"):
+        play(*[error(500)] * 4, fallback=None).propose(history_context)
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "refused the key"), (404, "cannot answer")])
+def test_what_only_the_user_can_mend_is_an_error_without_the_key(play, history_context, status, words):
+    with pytest.raises(ResearchError, match=words) as caught:
+        play(error(status)).propose(history_context)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "says"),
+    [
+        (completion(answer()[:200], "length"), "truncated", "cut off"),
+        (completion("{'code': broken"), "invalid", "No JSON object"),
+        (completion("I'm sorry, but I cannot help with that."), "refused", "harmless"),
+        (completion("", "content_filter"), "refused", "filter"),
+        (completion("   "), "empty", "empty"),
+        (completion(answer(code=CODE.replace("retain", "forget"))), "wrong function", "`forget`"),
+        (completion(answer(code=CODE + "\n\ndef write(G):\n    return G\n")), "wrong function", "One slot"),
+        (completion(answer(code="def retain(S:\n  return")), "invalid", "not Python: line 1"),
+        (completion(answer(parent="delta_nett")), "invalid", "no rule 'delta_nett'"),
+        (completion(answer(slot="retention")), "invalid", "no slot 'retention'"),
+        (completion(answer(name="../etc/passwd")), "invalid", "name must be"),
+        (completion(answer(predictions={})), "invalid", "predictions lack Compress"),
+        (completion(answer(predictions={t: [50, 40, 60] for t in TASKS})), "invalid", "outside 0 to 1"),
+        (completion(answer(code=7)), "invalid", "code: Input should be a valid string"),
+    ],
+)
+def test_a_bad_answer_goes_back_with_a_sentence_and_is_counted(play, history_context, first, kind, says):
+    researcher = play(first, completion(answer()))
+    proposal = researcher.propose(history_context)
+    assert proposal.rule == "fading"
+    assert proposal.cost[f"failed: {kind}"] == 1
+    assert says in researcher.server.asked[1]["messages"][-1]["content"]
+    assert proposal.cost["input tokens"] == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Sure! Here is my proposal:\n```json\n{answer()}\n```\nI hope it helps {{really}}.",
+        answer(code=f"Here is the code:\n```python\n{CODE}```\nIt fades."),
+        answer(code=f"I would write this slot so:\n{CODE}\nand nothing else changes here."),
+        "<think>Let me see {what} I know</think>" + answer(),
+    ],
+)
+def test_prose_around_the_answer_or_the_code_does_no_harm(play, history_context, text):
+    proposal = play(completion(text)).propose(history_context)
+    assert "failed: invalid" not in proposal.cost
+    assert load_rule(proposal.source, proposal.rule, get_rule).own == ("retain",)
+
+
+def test_a_response_that_is_no_completion_is_counted(play, history_context):
+    researcher = play((200, "<html>bad gateway</html>"), *[completion(answer())] * 3)
+    proposal = researcher.propose(history_context)
+    assert sum(count for name, count in proposal.cost.items() if name.startswith("failed")) == 1
+
+
+def test_the_verifiers_sentence_goes_back_at_most_three_times(play, history_context):
+    asked = []
+
+    def verify(source, name):
+        asked.append(name)
+        return "token 3 changes token 2."
+
+    researcher = play(*[completion(answer())] * 5, verify=verify)
+    proposal = researcher.propose(history_context)
+    assert asked == ["fading"] * 4
+    assert len(researcher.server.asked) == 4
+    assert "token 3 changes token 2." in researcher.server.asked[3]["messages"][-1]["content"]
+    assert proposal.researcher == "structured"
+    assert proposal.cost["failed: rejected"] == 4
+
+
+def test_a_docstring_cannot_be_escaped(play, history_context):
+    title = 'Nice """\nimport os\n"""'
+    proposal = play(completion(answer(title=title, equation='"""'))).propose(history_context)
+    assert "\nimport os" not in proposal.source
+    assert load_rule(proposal.source, proposal.rule, get_rule).own == ("retain",)
+
+
+def test_the_key_is_sent_and_kept_nowhere(play, history_context, tmp_path):
+    researcher = play(error(500, f"key {SECRET[:5]}..."), completion(answer()))
+    path = tmp_path / "transcript.jsonl"
+    researcher.transport = Recorder(researcher.transport, append_to(path))
+    proposal = researcher.propose(history_context)
+    assert researcher.server.keys == [f"Bearer {SECRET}"] * 2
+    assert SECRET not in path.read_text(encoding="utf-8")
+    assert SECRET not in repr(proposal)
+    assert SECRET not in repr(researcher)
+
+
+def test_a_replay_gives_the_same_proposals_offline(play, history_context, tmp_path):
+    path = tmp_path / "transcript.jsonl"
+    researcher = play(error(429), completion(answer(slot="nowhere")), completion(answer()))
+    researcher.transport = Recorder(researcher.transport, append_to(path))
+    proposal = researcher.propose(history_context)
+    again = ModelResearcher("openai:scripted", Replay(path), wait=lambda seconds: None)
+    assert again.propose(history_context) == proposal
+    with pytest.raises(ResearchError, match="ends after 3 exchanges"):
+        again.propose(history_context)
+    other = ModelResearcher("openai:scripted", Replay(path), wait=lambda seconds: None)
+    with pytest.raises(ResearchError, match="another question"):
+        other.propose(replace(history_context, preset="full"))
+
+
+def test_a_torn_last_line_is_left_out_and_a_torn_middle_refused(tmp_path):
+    line = json.dumps(
+        {"asked": fingerprint([Message("user", "x")]), "failure": {"kind": "server", "message": "m"}}
+    )
+    path = tmp_path / "t.jsonl"
+    path.write_text(f'{line}\n{{"asked": "a', encoding="utf-8")
+    with pytest.raises(Failure, match="m"):
+        Replay(path).ask([Message("user", "x")])
+    path.write_text(f'{{"asked"\n{line}\n', encoding="utf-8")
+    with pytest.raises(ResearchError, match="line 1"):
+        Replay(path)
+
+
+def test_the_question_is_bounded_and_deterministic(history_context, sources):
+    from archer.research.researcher import Rejection
+
+    crowded = replace(
+        history_context,
+        sources=sources,
+        rejections=tuple(Rejection(f"p{i}", "the future changes the past " * 5) for i in range(500)),
+    )
+    text = question(crowded)
+    assert len(text) <= ROOM
+    assert text == question(crowded)
+    assert "more lines left out" in text
+    assert len(question(crowded, 4_000)) <= 4_000
+    for part in ("gated_delta_net", "0.587", "the future changes the past", "def prepare", "arXiv"):
+        assert part in text
+
+
+def test_the_budget_ends_the_questions(play, history_context):
+    first = play(completion(answer(), tokens=(10_000_000, 0))).propose(history_context)
+    assert first.cost["dollars"] == 10.0
+    context = replace(history_context, proposals=(first,))
+    assert dollars_spent(context, "openai:scripted") == 10.0
+    researcher = play(completion(answer()), max_dollars=10.0)
+    proposal = researcher.propose(context)
+    assert proposal.researcher == "structured"
+    assert proposal.cost["failed: budget"] == 1
+    assert researcher.server.asked == []
+
+
+def test_an_unknown_price_is_said_and_not_taken_for_nothing(play, history_context):
+    researcher = play(completion(answer()))
+    researcher.transport.address = replace(researcher.transport.address, prices=None)
+    assert researcher.propose(history_context).cost["unpriced requests"] == 1
+
+
+@pytest.mark.parametrize("model", ["gpt", ":name", "provider:"])
+def test_a_model_without_provider_is_refused(model, history_context):
+    with pytest.raises(ResearchError, match="provider:name"):
+        ModelResearcher(model, PydanticTransport(Address(model))).propose(history_context)
+
+
+def test_the_model_that_was_worth_more_is_chosen(history_context):
+    from archer.ledger.records import Comparison, ProposalRecord, TaskComparison, VerdictRecord
+
+    def judged(number, name, gain):
+        mean = TaskComparison("Mean", 0.5, 0.5, gain, None, None, None, None, "undecided", 6, 1)
+        comparison = Comparison("r", "delta_net", "quick", (), mean, False)
+        proposal = ProposalRecord(
+            f"p{number}", "r", "delta_net", (), "", "", (), name, "", cost={"dollars": 0.1}
+        )
+        verdict = VerdictRecord(
+            proposal.id,
+            "r",
+            "delta_net",
+            "gated_delta_net",
+            "quick",
+            comparison,
+            comparison,
+            (),
+            {},
+            "",
+            True,
+            "",
+        )
+        return proposal, verdict
+
+    pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
+    context = replace(
+        history_context, proposals=tuple(p for p, _ in pairs), verdicts=tuple(v for _, v in pairs)
+    )
+    assert choose_model(context, ["a:good", "b:bad"]) == "a:good"
+    assert choose_model(context, ["b:bad", "c:new"]) == "c:new"
+    assert choose_model(history_context, ["a:good", "b:bad"]) in ("a:good", "b:bad")
+    with pytest.raises(ResearchError, match="no model"):
+        choose_model(context, [])
