@@ -26,8 +26,7 @@ parent = "{parent}"
 gamma = Parameter({gamma}, within=(0, 1))
 
 
-# The chunk loop, for C tokens of one head. Shapes end in [C, D]; batch, heads and runs are added from
-outside.
+# The chunk loop, for C tokens of one head. Shapes end in [C, D]; the axes in front are added from outside.
 #
 #     weights = similarity(scores, causal)      [C, C]; scores = q kᵀ, causal is True where column <= row
 #     e       = correct(e)                      [C, Dv]; e = u - w S, what the state does not yet explain
