@@ -1,20 +1,45 @@
-"""The command line in a process of its own, for the tests of the commands that read."""
+"""The command line as a process of its own, for the tests of the commands that read."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 
 # What the terminal of whoever runs the tests says about width and colour is left out.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "FORCE_COLOR", "NO_COLOR"}}
 
 
+@cache
+def server() -> subprocess.Popen[str]:
+    """The process that every command is a fork of; it ends with this one, whose pipe it reads."""
+    started = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("server.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    return started
+
+
 def archer(*arguments: object, columns: int = 120) -> subprocess.CompletedProcess[str]:
-    """Run `python -m archer` for a page of so many columns."""
-    asked = [sys.executable, "-m", "archer", *map(str, arguments)]
-    environment = {**ENVIRONMENT, "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(asked, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    """Run `archer` for a page of so many columns."""
+    running = server()
+    assert running.stdin is not None
+    assert running.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = Path(folder, "stdout"), Path(folder, "stderr")
+        asked = {"arguments": [*map(str, arguments)], "columns": columns}
+        running.stdin.write(json.dumps({**asked, "stdout": str(out), "stderr": str(errors)}) + "\n")
+        running.stdin.flush()
+        status = int(running.stdout.readline())
+        texts = out.read_text(encoding="utf-8"), errors.read_text(encoding="utf-8")
+    return subprocess.CompletedProcess(["archer", *asked["arguments"]], status, *texts)
 
 
 def data(*arguments: object) -> str:
@@ -26,10 +51,10 @@ def data(*arguments: object) -> str:
 
 def output(*arguments: object, columns: int = 120) -> str:
     """What a command that must succeed prints for a person; no line of it is wider than the page."""
-    ended = archer(*arguments, columns=columns)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert [line for line in ended.stdout.splitlines() if len(line.rstrip()) > columns] == []
-    return ended.stdout
+    text = archer(*arguments, columns=columns)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert [line for line in text.stdout.splitlines() if len(line.rstrip()) > columns] == []
+    return text.stdout
 
 
 def refusal(*arguments: object) -> str:

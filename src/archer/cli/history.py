@@ -47,7 +47,9 @@ def command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The tables of earlier trials, judged again: which differences exceed the noise, which cannot be any.
+    """What the tables of earlier trials really say.
+
+    Which differences exceed the noise, which cannot be differences at all, which tables never mix.
 
     A table is read as CSV or aligned by spaces: the model's name, then the six tasks.
 

@@ -41,7 +41,9 @@ def command(
     as_json: JsonOption = False,
     csv: CsvOption = None,
 ) -> None:
-    """The six tasks: all 66 settings, and what a rule costs under each preset.
+    """The six tasks: settings, presets, and a check.
+
+    All 66 settings, and how many runs a rule costs under each preset.
 
     With --check every task is drawn and read by its exact solver; exit status 1 where a solver is wrong.
 

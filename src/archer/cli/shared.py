@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,99 +158,3 @@ def one_of(*given: tuple[str, bool]) -> None:
     found = [name for name, there in given if there]
     if len(found) > 1:
         raise UserError(f"{' and '.join(found)} exclude each other: give one of them")
-
-
-SettingPair = tuple[str, str]
-"""Task and setting."""
-
-
-def same_function(ledger: Ledger, runs: Sequence[RunRecord]) -> Callable[[str, str], frozenset[SettingPair]]:
-    """(rule, rule) -> the settings of the runs in which both compute the same function, by verification.
-
-    Each rule is traced to its ancestors; two that agree with a common ancestor in a setting agree with each
-    other. What a rule's verification found is taken from the ledger; where it has none, a built-in rule
-    whose text was not changed since is verified now. Unknown counts as different.
-    """
-    links = _Links(ledger, runs)
-
-    def both(first: str, second: str) -> frozenset[SettingPair]:
-        ours, theirs = links.equal_to(first), links.equal_to(second)
-        common = [name for name in ours if name in theirs]
-        return frozenset().union(*(ours[name] & theirs[name] for name in common)) if common else frozenset()
-
-    return both
-
-
-class _Links:
-    """In which settings every rule is the same function as each of its ancestors."""
-
-    def __init__(self, ledger: Ledger, runs: Sequence[RunRecord]) -> None:
-        self.ledger = ledger
-        self.settings = {(run.task, run.setting): run for run in runs}
-        self.hashes = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
-        self.found: dict[str, dict[str, frozenset[SettingPair]]] = {}
-
-    def equal_to(self, rule: str) -> dict[str, frozenset[SettingPair]]:
-        """Ancestor (the rule itself included) to the settings in which the two are one function."""
-        if rule not in self.found:
-            equal = {rule: frozenset(self.settings)}
-            parent = self._parent(rule)
-            if parent and parent != rule:
-                link = self._unreached(rule, parent)
-                above = self.equal_to(parent)
-                equal |= {name: link & settings for name, settings in above.items()}
-            self.found[rule] = equal
-        return self.found[rule]
-
-    def _parent(self, rule: str) -> str | None:
-        kept = self.ledger.source(self.hashes[rule]) if rule in self.hashes else None
-        if kept is not None and kept.parent:
-            return kept.parent
-        proposals = self.ledger.proposals(rule=rule)
-        return proposals[-1].parent if proposals else _built_in_parent(rule)
-
-    def _unreached(self, rule: str, parent: str) -> frozenset[SettingPair]:
-        found = self.ledger.verifications(rule=rule, rule_hash=self.hashes.get(rule))
-        reaches = [one.reach for one in found if one.reach is not None]
-        if reaches:
-            return frozenset(pair for pair in self.settings if pair[1] not in reaches[-1])
-        return self._verified_now(rule, parent)
-
-    def _verified_now(self, rule: str, parent: str) -> frozenset[SettingPair]:
-        from archer.rules import get_rule, rule_names
-        from archer.verify import reach
-
-        names = {rule, parent}
-        unchanged = all(self.hashes.get(name, get_rule(name).hash) == get_rule(name).hash
-                        for name in names & set(rule_names()))  # fmt: skip
-        if not names <= set(rule_names()) or not unchanged:
-            return frozenset()
-        shapes = {pair: shape for pair, run in self.settings.items() if (shape := _shape(run))}
-        equal: set[SettingPair] = set()
-        for chunk in {chunk for _, chunk in shapes.values()}:
-            lengths = sorted({length for length, other in shapes.values() if other == chunk})
-            reached = set(reach(get_rule(rule), get_rule(parent), lengths, chunk))
-            fits = {
-                pair for pair, (length, other) in shapes.items() if other == chunk and length not in reached
-            }
-            equal |= fits
-        return frozenset(equal)
-
-
-def _built_in_parent(rule: str) -> str | None:
-    from archer.rules import get_rule, rule_names
-
-    return get_rule(rule).parent if rule in rule_names() else None
-
-
-def _shape(run: RunRecord) -> tuple[int, int] | None:
-    """(length that the model read, chunk size) as the run says they were; None where it does not."""
-    from archer.mad.settings import Setting, SettingError
-
-    setting, recipe = run.effective.get("setting"), run.effective.get("recipe")
-    if not isinstance(setting, dict) or not isinstance(recipe, dict) or "chunk_size" not in recipe:
-        return None
-    try:
-        return Setting(**setting).input_length, int(recipe["chunk_size"])
-    except (TypeError, SettingError):  # a setting in the words of another version of Archer
-        return None

@@ -128,6 +128,7 @@ class VerificationRecord:
     """What was proved about a rule before anything was trained.
 
     reach: names of the settings in which the rule differs from its parent; None where not measured.
+    measured: names of the settings in which that was looked for; of others nothing is known.
     """
 
     rule: str
@@ -138,6 +139,7 @@ class VerificationRecord:
     reach: tuple[str, ...] | None = None
     trusted: bool = False
     walls: tuple[str, ...] = ()
+    measured: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""`archer compare`: two rules, task by task, with intervals and one word each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from archer.cli.console import print_json, results
+from archer.cli.shared import (
+    ABSENT,
+    DEFAULT_PROJECT,
+    ROOMY,
+    JsonOption,
+    ProjectOption,
+    latest_versions,
+    open_project,
+    plain_table,
+    presets_of,
+    titled,
+)
+from archer.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+    from archer.judge.noise import NoiseFloor
+    from archer.ledger import Ledger
+    from archer.ledger.records import Comparison, RunRecord, TaskComparison
+
+SHOWN = 12
+"""Notes on missing runs that are printed in full."""
+
+STYLES = {"better": "bold cyan", "worse": "bold dark_orange", "same": "dim", "undecided": "magenta"}
+
+
+def command(
+    a: Annotated[str, typer.Argument(metavar="A", help="A rule; NAME@HASH for an earlier version of it.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The rule to compare it with.")],
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Compare both with this rule as well.")
+    ] = None,
+    project: ProjectOption = DEFAULT_PROJECT,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="The preset whose runs count; the latest that both have.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Differences smaller than this are the same.")
+    ] = 0.01,
+    as_json: JsonOption = False,
+) -> None:
+    """Two rules on the six tasks: differences with intervals.
+
+    A minus B: the difference, its 95% interval, the p-value adjusted over six tasks, and one word. Only
+    runs with the same data, seeds and grid are paired; runs that failed are named, never averaged away.
+
+    \b
+    Examples: archer compare hybrid delta_net
+              archer compare hybrid delta_net --reference gated_delta_net --preset quick
+    """
+    with open_project(project) as ledger:
+        runs = ledger.runs()
+        names = [name for name in (a, b, reference) if name is not None]
+        labelled = _labelled(runs, names)
+        chosen = _preset(labelled, names, preset, project)
+        of_preset = tuple(run for run in labelled if run.preset == chosen)
+        pairs = [(a, b)]
+        if reference is not None:
+            pairs += [(name, reference) for name in (a, b) if name != reference]
+        comparisons, floors = _compare(ledger, of_preset, list(dict.fromkeys(pairs)), chosen, margin)
+    if as_json:
+        print_json([asdict(comparison) for comparison in comparisons])
+        return
+    console = results()
+    for comparison in comparisons:
+        console.print(_table(comparison, console), "", sep="\n")
+    console.print(_noise(comparisons[0], floors), style="dim", markup=False)
+
+
+def _labelled(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[RunRecord, ...]:
+    """The newest version of every rule, and the versions asked for as NAME@HASH under that very name."""
+    newest = latest_versions(runs)
+    labelled = list(newest)
+    for name in dict.fromkeys(names):
+        rule, at, start = name.partition("@")
+        known = {run.rule for run in runs}
+        if rule not in known:
+            raise unknown("rule", rule, known)
+        if not at:
+            continue
+        hashes = sorted({run.rule_hash for run in runs if run.rule == rule})
+        fitting = [one for one in hashes if start and one.startswith(start)]
+        if len(fitting) != 1:
+            raise UserError(f"'{name}' fits {len(fitting)} versions of {rule}; it has: {', '.join(hashes)}")
+        labelled += [replace(run, rule=name) for run in runs if run.rule_hash == fitting[0]]
+    return tuple(labelled)
+
+
+def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None, project: Path) -> str:
+    """The preset of which all the rules have runs, the one trained last; or the wanted one."""
+    ordered = presets_of(runs, wanted, project)
+    trained = {name: {run.preset for run in runs if run.rule == name} for name in names}
+    shared = [preset for preset in ordered if all(preset in found for found in trained.values())]
+    if shared:
+        return shared[-1]
+    listed = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in trained.items())
+    under = f"under {wanted}" if wanted else "under one preset"
+    rules = " ".join(_to_bench(name, project) for name in names)
+    raise UserError(
+        f"{' and '.join(names)} were not all trained {under}, so nothing can be paired (trained: {listed}). "
+        f"Train them: archer bench {rules}{f' --preset {wanted}' if wanted else ''}"
+    )
+
+
+def _to_bench(name: str, project: Path) -> str:
+    """How `archer bench` calls a rule: by its name, or by the file that a cycle wrote."""
+    from archer.rules import rule_names
+
+    return name if name in rule_names() else str(project / "rules" / f"{name.partition('@')[0]}.py")
+
+
+def _compare(
+    ledger: Ledger,
+    runs: tuple[RunRecord, ...],
+    pairs: Sequence[tuple[str, str]],
+    preset: str,
+    margin: float,
+) -> tuple[tuple[Comparison, ...], dict[str, NoiseFloor]]:
+    """The comparisons, and the noise of a score under this preset."""
+    from archer.cli.reach import Reach
+    from archer.judge import compare, noise_floor
+
+    reach = Reach(ledger, runs)
+    everything = (*runs, *reach.stand_ins())
+    found = tuple(
+        compare(
+            everything, first, second, preset=preset, margin=margin, exact_settings=reach.same(first, second)
+        )
+        for first, second in pairs
+    )
+    return found, noise_floor(runs, reach.duplicates(), preset=preset)
+
+
+def _table(comparison: Comparison, console: Console) -> RenderableType:
+    from rich.text import Text
+
+    from archer.judge.verdicts import headline
+
+    grid = plain_table(console.width, many=True)
+    grid.add_column("Task", no_wrap=True)
+    headings = ("A", "B", "A − B", "95% interval", "p adjusted" if console.width >= ROOMY else "p adj.")
+    for heading in headings:
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("Word", no_wrap=True)
+    grid.add_column("Seeds", justify="right", no_wrap=True)
+    for line in comparison.tasks:
+        grid.add_row(*_cells(line, line.p_adjusted))
+    grid.add_section()
+    grid.add_row(*_cells(comparison.mean, comparison.mean.p_value))
+    title = f"A = {comparison.candidate}, B = {comparison.baseline}, {comparison.preset}"
+    lines = [_headline(comparison, headline(comparison)), *_notes(comparison)]
+    return titled(title, grid, *lines) if lines else Text(title)
+
+
+def _headline(comparison: Comparison, text: str) -> str:
+    from archer.judge.verdicts import RANKS_NOTHING
+    from archer.mad.presets import PRESETS
+
+    known = PRESETS.get(comparison.preset)
+    return text if known is None or known.ranks else RANKS_NOTHING
+
+
+def _cells(line: TaskComparison, p_value: float | None) -> list[str | Text]:
+    from rich.text import Text
+
+    from archer.report.numbers import interval, probability, score, signed
+
+    if line.exact_settings and line.exact_settings == line.settings:
+        between, word = "one function", Text("same", style=STYLES["same"])
+    else:
+        between = interval(line.low, line.high, ABSENT).replace(", ", " ")
+        more = f" (+{line.more_seeds})" if line.word == "undecided" and line.more_seeds else ""
+        word = Text(f"{line.word}{more}", style=STYLES[line.word])
+    scores = (score(line.candidate, ABSENT), score(line.baseline, ABSENT), signed(line.difference, ABSENT))
+    p_text = probability(p_value, ABSENT).replace("< ", "<")
+    return [line.task, *scores, between, p_text, word, str(line.seeds)]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    lines = (*comparison.tasks, comparison.mean)
+    notes = []
+    if any(line.word == "undecided" and line.more_seeds for line in lines):
+        notes.append("undecided (+n): about n more seeds would likely decide it.")
+    for line in comparison.tasks:
+        if 0 < line.exact_settings < line.settings:
+            part = f"{line.exact_settings} of {line.settings} settings"
+            notes.append(f"{line.task}: one function in {part}, where the difference is exactly zero.")
+    missing = [note for line in comparison.tasks for note in line.missing]
+    notes += [f"Missing or failed: {note}." for note in missing[:SHOWN]]
+    if len(missing) > SHOWN:
+        notes.append(f"Missing or failed: {len(missing) - SHOWN} more of the kind; --json lists them all.")
+    return notes
+
+
+def _noise(comparison: Comparison, floors: dict[str, NoiseFloor]) -> str:
+    """What the words rest on, beside the seeds themselves."""
+    settings = {line.task: line.settings for line in comparison.tasks}
+    known = [
+        f"{task} {'≤' if floor.provisional else ''}{floor.score_sd(settings.get(task) or floor.settings):.3f}"
+        for task, floor in floors.items()
+    ]
+    return f"Noise of a score, one seed: {', '.join(known) or 'not known'}"

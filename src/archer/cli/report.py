@@ -1,0 +1,161 @@
+"""`archer report`: a cycle's report, or a whole campaign's, written again from the ledger alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from archer.cli.console import print_json, print_note, results
+from archer.cli.shared import DEFAULT_PROJECT, JsonOption, ProjectOption, one_of, open_project
+from archer.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from archer.cycle.laboratory import Laboratory
+    from archer.ledger import HistoryTable, Ledger
+    from archer.ledger.records import CycleRecord
+    from archer.report import Facts, Note
+
+LANGUAGES = ("en", "zh")
+
+
+def command(
+    cycle: Annotated[
+        str | None, typer.Argument(metavar="CYCLE", help="A cycle's number; the last one if left out.")
+    ] = None,
+    project: ProjectOption = DEFAULT_PROJECT,
+    language: Annotated[str, typer.Option("--language", help="en or zh: the same facts.")] = "en",
+    campaign: Annotated[
+        bool, typer.Option("--campaign", help="One report on all cycles of the project.")
+    ] = False,
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", help="The table that the cycle was run with, if any."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a cycle's report again from the ledger alone.
+
+    A report is a Markdown file and one HTML page that works offline.
+
+    \b
+    Examples: archer report
+              archer report 0003 --language zh
+              archer report --campaign
+    """
+    one_of(("CYCLE", cycle is not None), ("--campaign", campaign))
+    if language not in LANGUAGES:
+        raise unknown("language", language, LANGUAGES)
+    with open_project(project) as ledger:
+        if campaign:
+            paths, about = _write_campaign(ledger, project, language), "campaign"
+            table: Any = None
+        else:
+            chosen = _cycle(ledger, cycle, project)
+            facts, paths = _write_cycle(ledger, chosen, project, language, history)
+            about, table = chosen.id, (facts, chosen)
+    if as_json:
+        print_json({"cycle": about, "language": language, "paths": [str(path) for path in paths]})
+    elif table is None:
+        results().print("\n".join(str(path) for path in paths), markup=False, soft_wrap=True)
+    else:
+        from archer.report import final_table
+
+        results().print(final_table(table[0], language, paths))
+
+
+def _cycle(ledger: Ledger, wanted: str | None, project: Path) -> CycleRecord:
+    cycles = ledger.cycles()
+    if not cycles:
+        raise UserError(f"'{project}' has no cycle to report on yet: `archer run` makes one")
+    if wanted is None:
+        return cycles[-1]
+    found = [
+        one for one in cycles if wanted == one.id or (wanted.isdecimal() and int(wanted) == _number(one))
+    ]
+    if not found:
+        raise unknown("cycle", wanted, [one.id for one in cycles])
+    return found[-1]
+
+
+def _number(cycle: CycleRecord) -> int | None:
+    return int(cycle.id) if cycle.id.isdecimal() else None
+
+
+def _write_cycle(
+    ledger: Ledger, cycle: CycleRecord, project: Path, language: str, history: Path | None
+) -> tuple[Facts, tuple[Path, ...]]:
+    from archer.cycle.project import Project
+    from archer.report import build
+
+    laboratory = _laboratory(ledger, cycle, project, history)
+    more: dict[str, Any] = {}
+    if cycle.proposal is None:
+        more = {"comparisons": _bench_comparisons(ledger, cycle), "ranks": laboratory.preset.ranks}
+    facts = laboratory.facts(cycle, **more)
+    return facts, _write(build(facts, language), Project(project).reports / cycle.id)
+
+
+def _write(note: Note, folder: Path, name: str = "report") -> tuple[Path, ...]:
+    from archer.report import write
+
+    try:
+        return write(note, folder, name)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written: {error.strerror or error}") from error
+
+
+def _laboratory(ledger: Ledger, cycle: CycleRecord, project: Path, history: Path | None) -> Laboratory:
+    """What the cycle itself wrote its report with; the ledger is only read."""
+    from archer.cycle.laboratory import Laboratory
+    from archer.cycle.project import Project
+    from archer.cycle.training import Resources
+    from archer.cycle.watch import Watcher
+    from archer.mad.presets import PRESETS
+
+    unknown_preset = replace(PRESETS["smoke"], name=cycle.preset, settings=(), ranks=False)
+    preset = PRESETS.get(cycle.preset, unknown_preset)
+    tables = _history(cycle, history)
+    return Laboratory(Project(project), ledger, preset, tables, Resources(), Watcher(), cycle.seed)
+
+
+def _history(cycle: CycleRecord, history: Path | None) -> tuple[HistoryTable, ...]:
+    from archer.cycle.laboratory import _digest
+    from archer.ledger import builtin_history, read_table
+
+    tables = (read_table(history),) if history is not None else builtin_history()
+    asked = cycle.settings.get("history")
+    if asked is not None and asked != _digest(tables):
+        print_note(
+            f"cycle {cycle.id} was run with another history than {history or 'the built-in tables'}: "
+            "what the report says of past trials is of these; give its table with --history"
+        )
+    return tables
+
+
+def _bench_comparisons(ledger: Ledger, cycle: CycleRecord) -> tuple[Any, ...]:
+    """Every rule of a bench against its reference."""
+    from archer.judge import compare
+    from archer.rules import REFERENCE
+
+    runs = ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
+    trained = {run.rule for run in runs}
+    reference = REFERENCE if REFERENCE in trained else next(reversed(cycle.rules), None)
+    if reference not in trained:
+        return ()
+    others = [rule for rule in cycle.rules if rule in trained and rule != reference]
+    return tuple(compare(runs, rule, reference, preset=cycle.preset) for rule in others)
+
+
+def _write_campaign(ledger: Ledger, project: Path, language: str) -> tuple[Path, ...]:
+    from archer.cycle.project import Project
+    from archer.report import summarise
+    from archer.report.summary import gather_campaign
+    from archer.rules import get_rule, rule_names
+
+    if not ledger.cycles():
+        raise UserError(f"'{project}' has no cycle to report on yet: `archer run` makes one")
+    note = summarise(gather_campaign(ledger, [get_rule(name) for name in rule_names()]), language)
+    return _write(note, Project(project).reports, "campaign")

@@ -1,0 +1,87 @@
+"""`archer compare` and `archer calibration`: what the judge says, from a real ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.program import data, output, refusal
+from tests.cli.project import CANDIDATE, diverge, write_project
+
+from archer.ledger import Ledger
+from archer.ledger.records import TASKS
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_project(tmp_path_factory.mktemp("compare") / "project", diverge("hybrid", "Fuzzy Recall"))
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_task_in_which_two_rules_are_one_function_has_no_difference(project: Path, columns: int) -> None:
+    text = output("compare", CANDIDATE, "delta_net", "-p", project, columns=columns)
+    lines = {line[:14].strip(): line for line in text.splitlines()}
+    assert "one function" in lines["Memorize"]
+    assert "one function" in lines["Compress"]
+    assert "same" in lines["Memorize"]
+    for task in ("Context Recall", "Fuzzy Recall", "Noisy Recall", "Selective Copy"):
+        assert "better" in lines[task]
+
+
+def test_a_built_in_rule_is_verified_against_its_parent(project: Path) -> None:
+    (found,) = json.loads(data("compare", "decay", "delta_net", "-p", project, "--json"))
+    by_task = {line["task"]: line for line in found["tasks"]}
+    assert [task for task in TASKS if by_task[task]["exact_settings"]] == ["Compress", "Memorize"]
+    assert by_task["Memorize"]["difference"] == 0
+
+
+def test_two_changes_of_one_parent_agree_where_both_are_it(project: Path) -> None:
+    (found,) = json.loads(data("compare", "decay", CANDIDATE, "-p", project, "--json"))
+    exact = [line["task"] for line in found["tasks"] if line["exact_settings"]]
+    assert exact == ["Compress", "Memorize"]
+
+
+def test_the_reference_adds_both_comparisons(project: Path) -> None:
+    asked = ("compare", "decay", "delta_net", "--reference", "gated_delta_net", "-p", project, "--json")
+    pairs = [(one["candidate"], one["baseline"]) for one in json.loads(data(*asked))]
+    reference = "gated_delta_net"
+    assert pairs == [("decay", "delta_net"), ("decay", reference), ("delta_net", reference)]
+
+
+def test_diverged_runs_are_named_and_decide_nothing(project: Path) -> None:
+    text = output("compare", "hybrid", "delta_net", "-p", project, columns=80)
+    (line,) = [line for line in text.splitlines() if line.startswith("Fuzzy Recall")]
+    assert line.split()[2:] == ["–", "0.509", "–", "–", "–", "undecided", "0"]
+    assert "diverged at learning rate 0.0005" in " ".join(text.split())
+
+
+def test_a_preset_that_ranks_nothing_says_so(project: Path) -> None:
+    asked = ("compare", "delta_net", "gated_delta_net", "-p", project, "--preset", "smoke")
+    assert "This preset ranks nothing" in output(*asked)
+
+
+def test_wrong_input(project: Path) -> None:
+    assert "did you mean 'hybrid'" in refusal("compare", "hybrd", "delta_net", "-p", project)
+    asked = ("compare", CANDIDATE, "hybrid", "-p", project, "--preset", "smoke")
+    assert f"rules/{CANDIDATE}.py hybrid --preset smoke" in refusal(*asked)
+    assert "margin" in refusal("compare", "decay", "delta_net", "-p", project, "--margin", "0")
+
+
+def test_calibration(project: Path) -> None:
+    text = output("calibration", "-p", project, columns=80)
+    assert "structured search" in text
+    rows = list(csv.DictReader(io.StringIO(data("calibration", "-p", project, "--csv", "-"))))
+    assert [row["task"] for row in rows] == [*TASKS, "All"]
+    values = json.loads(data("calibration", "-p", project, "--json"))
+    assert values[-1]["coverage"] == pytest.approx(4 / 6)
+    assert float(rows[-1]["mean_crps"]) == pytest.approx(values[-1]["mean_crps"])
+    assert "structured search" in refusal("calibration", "-p", project, "--researcher", "structred search")
+
+
+def test_calibration_without_predictions(tmp_path: Path) -> None:
+    with Ledger.in_folder(tmp_path / "empty"):
+        pass
+    assert "no prediction with an outcome" in refusal("calibration", "-p", tmp_path / "empty")

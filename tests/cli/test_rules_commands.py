@@ -1,0 +1,112 @@
+"""`archer rules`, `archer compose`, `archer export`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.program import archer, data, output, refusal
+
+from archer.rules import get_rule, rule_names
+from archer.rules.compose import compose, grammar
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_rule_is_listed_with_its_equation(columns: int) -> None:
+    text = output("rules", columns=columns)
+    flat = "".join(text.split())
+    for name in rule_names():
+        rule = get_rule(name)
+        assert any(line.split()[:1] == [name] for line in text.splitlines())
+        for part in (rule.title, rule.equation, *rule.history):
+            assert "".join(part.split()) in flat
+    for mixer in ("attention", "gla", "mamba"):
+        assert any(line.split()[:1] == [mixer] for line in text.splitlines())
+
+
+def test_the_list_as_json() -> None:
+    found = {rule["name"]: rule for rule in json.loads(data("rules", "--json"))["rules"]}
+    assert tuple(found) == rule_names()
+    assert found["decay"]["slots"] == ["retain"]
+    assert found["decay"]["learned"] == "1"
+    assert found["adam"]["state"] == "3 Dk Dv + 1"
+    assert "momentum_state_update_in_for_loop" in found["momentum"]["history"]
+
+
+def test_one_rule_shows_its_code_and_what_it_inherits() -> None:
+    text = data("rules", "softmax_decay")
+    assert "def retain(S, alpha):\n    return (1 - alpha) * S" in text
+    assert "\nsimilarity of softmax\n" in text
+    assert "\nprepare of delta_net\ndef prepare(k, v, beta):" in text
+    assert "write of delta_net" in text
+    assert "hash " + get_rule("softmax_decay").hash in text
+
+
+def test_a_rule_by_other_names() -> None:
+    assert "softmax" in output("rules", "softmax_attention_in_for_loop").splitlines()[0]
+    values = json.loads(data("rules", "delta_net+retain=decay+similarity=hybrid", "--json"))
+    assert values["hash"] == compose("retain=decay, similarity=hybrid").hash
+    assert sorted(values["inherited"]) == ["correct", "prepare", "read", "write"]
+
+
+def test_the_grammar_says_how_large_it_is() -> None:
+    text = output("rules", "--grammar", columns=80)
+    assert f"{grammar().size:,} rules on delta_net" in text
+    assert json.loads(data("rules", "--grammar", "--json"))["size"] == grammar().size
+
+
+def test_compose_in_any_order_gives_one_rule() -> None:
+    first = json.loads(data("compose", "similarity=hybrid, retain=decay(gamma=0.9)", "--json"))
+    second = json.loads(data("compose", "retain=decay(gamma=0.9), similarity=hybrid", "--json"))
+    assert first == second
+    assert compose("similarity=hybrid, retain=decay(gamma=0.9)").source == first["source"]
+
+
+def test_compose_writes_a_rule_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    ended = archer("compose", "retain=decay(gamma=0.9)", "--parent", "softmax", "--write", file)
+    assert ended.returncode == 0
+    assert file.read_text() == compose("retain=decay(gamma=0.9)", "softmax").source
+    assert "--force" in refusal("compose", "retain=decay", "--write", file)
+    text = archer("compose", "retain=decay(gamma=0.9)", "--parent", "softmax", "--write", "-", columns=40)
+    assert text.stdout == file.read_text()
+    assert "built-in" in refusal("compose", "retain=decay", "--write", tmp_path / "decay.py")
+
+
+def test_compose_names_the_built_in_rule_that_it_is() -> None:
+    ended = archer("compose", "retain=decay")
+    assert ended.stdout.splitlines()[0].split()[0] == "decay"
+    assert "built-in rule decay" in ended.stderr
+
+
+def test_an_exported_rule_works_where_there_is_only_torch(tmp_path: Path) -> None:
+    ended = archer("export", "hybrid", "--to", tmp_path / "out")
+    assert ended.returncode == 0
+    function, layer = map(Path, ended.stdout.splitlines())
+    assert function.exists()
+    assert layer.exists()
+    code = (
+        "import sys, torch, hybrid\n"
+        "q, k, v = (torch.randn(1, 2, 40, 8) for _ in range(3))\n"
+        "o, S = hybrid.delta_rule_chunkwise(q, k, v, torch.rand(1, 2, 40))\n"
+        "print(tuple(o.shape), tuple(S.shape), 'archer' in sys.modules)"
+    )
+    asked = [sys.executable, "-c", code]
+    found = subprocess.run(asked, capture_output=True, text=True, cwd=function.parent, check=True)
+    assert found.stdout.strip() == "(1, 2, 40, 8) (1, 2, 8, 8) False"
+    assert "--force" in refusal("export", "hybrid", "--to", tmp_path / "out")
+
+
+def test_wrong_input(tmp_path: Path) -> None:
+    assert "did you mean 'hybrid'" in refusal("rules", "hybrd")
+    assert "no slots" in refusal("rules", "gla")
+    assert "did you mean 'retain'" in refusal("compose", "retian=decay")
+    assert "did you mean 'gamma'" in refusal("compose", "retain=decay(gama=0.9)")
+    assert "nothing was chosen" in refusal("compose", " ")
+    assert "did you mean 'softmax'" in refusal("export", "softmx")
+    (tmp_path / "file").write_text("")
+    assert "--to" in refusal("export", "softmax", "--to", tmp_path / "file")
+    assert "no_such.py" in refusal("export", "no_such.py", "--to", tmp_path)

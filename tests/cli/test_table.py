@@ -1,0 +1,105 @@
+"""`archer table`: scores from runs, and what is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.cli.program import data, output, refusal
+from tests.cli.project import CANDIDATE, EXACT, diverge, make_run, make_runs, write_project
+
+from archer.ledger import Ledger, read_runs
+from archer.ledger.records import TASKS
+from archer.mad.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_project(tmp_path_factory.mktemp("table") / "project", diverge("hybrid", "Fuzzy Recall"))
+
+
+def rows_of(project: Path, *arguments: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data("table", "-p", project, "--csv", "-", *arguments))))
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_each_preset_has_a_table_with_every_rule_on_one_line(project: Path, columns: int) -> None:
+    text = output("table", "-p", project, columns=columns)
+    smoke, quick = text.split("quick: held-out scores")
+    assert "smoke ranks nothing" in smoke
+    assert "ranks nothing" not in quick
+    (line,) = [line for line in quick.splitlines() if line.startswith("hybrid")]
+    scores = line.split()
+    assert (scores[3], scores[7], scores[8]) == ("–", "–", "3")
+    assert "Missing for hybrid: Fuzzy Recall: 3 diverged" in " ".join(quick.split())
+    assert any(line.startswith("noise, 1 seed") for line in quick.splitlines())
+
+
+def test_the_numbers_are_the_means_of_the_runs(project: Path) -> None:
+    quick = {row["rule"]: row for row in rows_of(project, "--preset", "quick")}
+    runs = make_runs()
+    for task in TASKS:
+        scores = [run.held_out for run in runs if (run.rule, run.task) == ("decay", task)]
+        assert float(quick["decay"][task]) == pytest.approx(sum(filter(None, scores)) / 3)
+    mean = sum(float(quick["decay"][task]) for task in TASKS) / 6
+    assert float(quick["decay"]["Mean"]) == pytest.approx(mean)
+    assert (quick["hybrid"]["Fuzzy Recall"], quick["hybrid"]["Mean"]) == ("", "")
+    assert quick["hybrid"]["missing"].startswith("Fuzzy Recall: 3 diverged")
+
+
+def test_where_a_rule_is_its_parent_the_parent_s_runs_count(project: Path) -> None:
+    (part,) = json.loads(data("table", "-p", project, "--preset", "quick", "--json"))
+    rules = {row["rule"]: row for row in part["rules"]}
+    assert sorted(rules[CANDIDATE]["as_parent"]) == sorted(EXACT)
+    assert rules[CANDIDATE]["missing"] == {}
+    for task in ("Compress", "Memorize"):
+        assert rules[CANDIDATE]["scores"][task] == rules["delta_net"]["scores"][task]
+
+
+def test_a_verification_under_one_preset_says_nothing_of_another(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    extra = [make_run(CANDIDATE, setting, 0, 0.5, "baseline") for setting in PRESETS["baseline"].settings[:1]]
+    base = [make_run("delta_net", setting, 0, 0.4, "baseline") for setting in PRESETS["baseline"].settings]
+    with Ledger.in_folder(folder) as ledger:
+        ledger.add_runs([*extra, *base])
+    (part,) = json.loads(data("table", "-p", folder, "--preset", "baseline", "--json"))
+    (row,) = [row for row in part["rules"] if row["rule"] == CANDIDATE]
+    assert row["as_parent"] == ["memorize-v256-t32-n256"]  # a setting of both presets
+    assert row["scores"]["Memorize"] == 0.4
+    assert row["scores"]["Noisy Recall"] is None
+
+
+def test_an_edited_rule_stands_beside_its_earlier_version(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    with Ledger.in_folder(folder) as ledger:
+        again = [replace(r, rule_hash="0ld" * 4, key=f"{r.key}/old") for r in make_runs(rules=("hybrid",))]
+        ledger.add_runs(again)
+    assert [row["rule"] for row in rows_of(folder, "--preset", "quick")].count("hybrid") == 2
+    assert "@0ld0ld" in output("table", "-p", folder, "--preset", "quick", columns=80)
+    assert "fits 0 versions of hybrid" in refusal("compare", "hybrid@zz", "decay", "-p", folder)
+    assert "hybrid@0ld" in output("compare", "hybrid@0ld", "hybrid", "-p", folder)
+
+
+def test_runs_read_back(project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    assert output("table", "-p", project, "--runs", "--csv", file) == ""
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        assert {run.key for run in read_runs(file)} == {run.key for run in ledger.runs()}
+    text = output("table", "-p", project, "--runs", "--preset", "quick", columns=80)
+    assert "diverged" in text
+    assert "84 runs, 81 finished" in text
+
+
+def test_wrong_input(project: Path, tmp_path: Path) -> None:
+    assert "Run `archer run` first" in refusal("table", "-p", tmp_path / "none")
+    assert "project" in refusal("table", "-p", project.parent / "other").split("Projects there:")[1]
+    assert "did you mean 'quick'" in refusal("table", "-p", project, "--preset", "quik")
+    assert "no runs of preset 'full'" in refusal("table", "-p", project, "--preset", "full")
+    assert "held_out" in refusal("table", "-p", project, "--select", "heldout")
+    with Ledger.in_folder(tmp_path / "empty"):
+        pass
+    assert "no runs yet" in refusal("table", "-p", tmp_path / "empty")
