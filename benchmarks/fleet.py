@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 
+from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler_for
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import Recipe, Run
@@ -38,11 +39,11 @@ def make_runs(rule: str, members: int, length: int, precision: str) -> list[Run]
     return [Run(subject, setting, recipe, 5e-4, 0.0, seed) for seed in range(members)]
 
 
-def step(fleet: Fleet, index: int) -> torch.Tensor:
+def step(fleet: Fleet, index: int, captured: bool = False) -> torch.Tensor:
     rows = torch.arange(128, device=fleet.device) + 128 * (index % 2)
-    loss = fleet.losses(*fleet.splits["train"].batch(rows.expand(fleet.size, -1)))[0]
-    fleet.weights.update(fleet.weights.gradient(loss.sum()), fleet.rates, fleet.decays)
-    return loss.detach()
+    if fleet.step is None:
+        fleet.step = captured_step(fleet) if captured else fleet.train_step
+    return fleet.step(rows.expand(fleet.size, -1), fleet.rates).clone()
 
 
 def wait(device: torch.device) -> None:
@@ -50,13 +51,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(runs: list[Run], device: torch.device, compiled: bool, steps: int) -> dict[str, float]:
+def measure(
+    runs: list[Run], device: torch.device, compiled: bool, steps: int, captured: bool = False
+) -> dict[str, float]:
     """Seconds to the first step, then milliseconds per step per run (median of five blocks)."""
     began = time.perf_counter()
     model = build_model(runs[0])
     region = compiler_for(runs[0]) if compiled else None
     fleet = Fleet.start(model, runs, random_examples, device, region)
-    step(fleet, 0)
+    step(fleet, 0, captured)
     wait(device)
     first = time.perf_counter() - began
     for i in range(2):
@@ -70,7 +73,11 @@ def measure(runs: list[Run], device: torch.device, compiled: bool, steps: int) -
         wait(device)
         blocks.append((time.perf_counter() - began) / steps / len(runs) * 1e3)
     peak = torch.cuda.max_memory_allocated(device) / len(runs) if device.type == "cuda" else 0
-    return {"first_step_seconds": first, "ms_per_run_step": float(np.median(blocks)), "peak_bytes_per_run": peak}
+    return {
+        "first_step_seconds": first,
+        "ms_per_run_step": float(np.median(blocks)),
+        "peak_bytes_per_run": peak,
+    }
 
 
 def profile(runs: list[Run], device: torch.device, compiled: bool) -> None:
@@ -82,7 +89,11 @@ def profile(runs: list[Run], device: torch.device, compiled: bool) -> None:
         for i in range(3):
             step(fleet, i)
         wait(device)
-    print(profiler.key_averages().table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=70))
+    print(
+        profiler.key_averages().table(
+            sort_by="self_device_time_total", row_limit=45, max_name_column_width=70
+        )
+    )
 
 
 def check(rule: str, device: torch.device, compiled: bool, length: int) -> float:
@@ -100,7 +111,9 @@ def check(rule: str, device: torch.device, compiled: bool, length: int) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rules", default="delta_net")
     parser.add_argument("--members", type=int, default=48)
     parser.add_argument("--length", type=int, default=129)
@@ -119,10 +132,14 @@ def main() -> None:
         row = {"rule": rule, "members": len(runs), "length": length}
         if not arguments.no_check:
             row |= {"check": check(rule, device, not arguments.eager, length)}
-        row |= measure(runs, device, not arguments.eager, arguments.steps)
+        row |= measure(
+            runs, device, not arguments.eager, arguments.steps, device.type == "cuda" and not arguments.eager
+        )
         if arguments.solo:
             row["solo_eager_ms"] = measure(runs[:1], device, False, arguments.steps)["ms_per_run_step"]
-            row["solo_compiled_ms"] = measure(runs[:1], device, True, arguments.steps)["ms_per_run_step"]
+            row["solo_compiled_ms"] = measure(runs[:1], device, True, arguments.steps, device.type == "cuda")[
+                "ms_per_run_step"
+            ]
         if arguments.profile:
             profile(runs, device, not arguments.eager)
         results.append(row)

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from typer import Typer
 
 COMMANDS = {
+    "run": "archer.cli.run",
+    "try": "archer.cli.try_",
+    "bench": "archer.cli.bench",
+    "new": "archer.cli.new",
+    "verify": "archer.cli.verify",
+    "table": "archer.cli.table",
+    "report": "archer.cli.report",
+    "compare": "archer.cli.compare",
+    "calibration": "archer.cli.calibration",
+    "history": "archer.cli.history",
+    "rules": "archer.cli.rules",
+    "compose": "archer.cli.compose",
+    "export": "archer.cli.export",
+    "papers": "archer.cli.papers",
+    "mad": "archer.cli.mad",
     "doctor": "archer.cli.doctor",
 }
 """Command: the module that holds its function `command`. In the order of the help page."""

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archer.fleet.capture import Step, captured_step
 from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
 from archer.fleet.run import Evaluation, Outcome, Run, select
 from archer.fleet.state import Weights
 from archer.mad import macro_accuracy_torch
 from archer.mad.settings import BATCH_SIZE as SCORE_BATCH
 from archer.model.backbone import Model, Region
+from archer.rules.algebra import enable_kernels
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Fleet:
     rates: Tensor = field(init=False)
     decays: Tensor = field(init=False)
     seeds: Tensor = field(init=False)
+    step: Step | None = field(init=False)
 
     @classmethod
     def start(
@@ -59,6 +62,9 @@ class Fleet:
         return cls(model, members, weights, load_splits(runs, load, device), device, region)
 
     def __post_init__(self) -> None:
+        self.step = None
+        if self.device.type == "cuda":
+            enable_kernels()
         runs = [member.run for member in self.members]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
         self.decays = torch.tensor([run.weight_decay for run in runs], device=self.device)
@@ -88,13 +94,18 @@ class Fleet:
         epochs = torch.tensor([member.epoch for member in self.members], device=self.device)
         orders = shuffled(self.seeds, epochs, train.examples, recipe.batch_size)
         rates = self.rates * self._schedule(epochs)
+        if self.step is None:
+            self.step = captured_step(self) if self.region and self.device.type == "cuda" else self.train_step
         total = torch.zeros(self.size, device=self.device)
         for step in range(orders.shape[1]):
-            inputs, targets = train.batch(orders[:, step])
-            loss = self.losses(inputs, targets)[0]
-            self.weights.update(self.weights.gradient(loss.sum()), rates, self.decays)
-            total += loss.detach()
+            total += self.step(orders[:, step], rates)
         return total / orders.shape[1]
+
+    def train_step(self, order: Tensor, rates: Tensor) -> Tensor:
+        """One optimiser step of every member on the examples in order [F, B]; the losses [F] before it."""
+        loss = self.losses(*self.splits["train"].batch(order))[0]
+        self.weights.update(self.weights.gradient(loss.sum()), rates, self.decays)
+        return loss.detach()
 
     def _schedule(self, epochs: Tensor) -> Tensor:
         recipe = self.members[0].run.recipe
@@ -111,7 +122,7 @@ class Fleet:
         return wrap(loss_and_predictions, "loss")(logits, targets)
 
     def evaluate(self) -> None:
-        """Adds one point to every member's curve; a member whose losses are not finite is no longer alive."""
+        """Adds a point to the curve of every member that is due; one whose losses are not finite is dead."""
         began = time.perf_counter()
         seen = {name: self._evaluate_split(self.splits[name]) for name in ("validation", "test")}
         share = (time.perf_counter() - began) / self.size
@@ -120,10 +131,12 @@ class Fleet:
             for i, member in enumerate(self.members)
         ]
 
-    def _with_point(self, m: Member, v_loss: float, v_acc: float, t_loss: float, t_acc: float, share: float) -> Member:
+    def _with_point(
+        self, m: Member, v_loss: float, v_acc: float, t_loss: float, t_acc: float, share: float
+    ) -> Member:
         alive = all(abs(x) < float("inf") for x in (m.train_loss, v_loss, t_loss))
         point = Evaluation(m.epoch, m.train_loss, v_loss, v_acc, t_loss, t_acc)
-        curve = (*m.curve, point) if alive else m.curve
+        curve = (*m.curve, point) if alive and is_due(m) else m.curve
         return replace(m, alive=alive, curve=curve, wall_seconds=m.wall_seconds + share)
 
     @torch.no_grad()
@@ -135,7 +148,9 @@ class Fleet:
             order = torch.arange(first, first + size, device=self.device)
             order = torch.where(order < split.examples, order, -1).expand(self.size, -1)
             inputs, wanted = split.batch(order)
-            with torch.set_grad_enabled(self.region is not None):  # compiled regions exist with gradients only
+            with torch.set_grad_enabled(
+                self.region is not None
+            ):  # compiled regions exist with gradients only
                 loss, predicted = self.losses(inputs, wanted)
             scored = (wanted != IGNORED).sum((1, 2))
             total, count = total + loss.detach() * scored, count + scored
@@ -156,13 +171,14 @@ class Fleet:
     def is_over(self, member: Member) -> bool:
         """Diverged, done, or as good as a run can be told to be."""
         recipe, last = member.run.recipe, member.curve[-1] if member.curve else None
-        reached = last is not None and min(last.validation_accuracy, last.test_accuracy) >= recipe.stop_accuracy
+        reached = (
+            last is not None and min(last.validation_accuracy, last.test_accuracy) >= recipe.stop_accuracy
+        )
         return not member.alive or member.epoch >= recipe.epochs or reached
 
     def due(self) -> bool:
-        """Whether some member is to be evaluated now. All members of a fleet keep the same rhythm."""
-        recipe = self.members[0].run.recipe
-        return any(m.epoch % recipe.evaluate_every == 0 or m.epoch >= recipe.epochs for m in self.members)
+        """Whether some member is to be evaluated now."""
+        return any(is_due(member) for member in self.members)
 
     def leave(self, over: Callable[[Member], bool]) -> list[Outcome]:
         """Takes out the members that are over, and says what became of them."""
@@ -210,6 +226,12 @@ def restored(
         members.append(Member(run, curve=curve, **saved))
     weights = Weights(model.specs, **{n: t[kept].to(device) for n, t in state["weights"].items()})
     return Fleet(model, members, weights, load_splits([m.run for m in members], load, device), device, region)
+
+
+def is_due(member: Member) -> bool:
+    """Whether a member is to be evaluated at its age."""
+    recipe = member.run.recipe
+    return member.epoch % recipe.evaluate_every == 0 or member.epoch >= recipe.epochs
 
 
 def outcome(member: Member, parameters: int, device: str) -> Outcome:

@@ -78,7 +78,9 @@ class Weights:
 
     def join(self, other: Weights) -> Weights:
         """The same state with the runs of another behind its own."""
-        both = {n: torch.cat([getattr(self, n), getattr(other, n)]) for n in ("flat", "first", "second", "steps")}
+        both = {
+            n: torch.cat([getattr(self, n), getattr(other, n)]) for n in ("flat", "first", "second", "steps")
+        }
         return Weights(self.specs, **both)
 
 

@@ -17,7 +17,9 @@ def rule_subject(rule: Rule, known: dict[str, str] | None = None) -> Subject:
     sources, parent = [], rule.parent
     while parent is not None and parent not in rule_names():
         if not known or parent not in known:
-            raise UserError(f"rule {rule.name}: its parent {parent} is not known; give its file, or a built-in parent")
+            raise UserError(
+                f"rule {rule.name}: its parent {parent} is not known; give its file, or a built-in parent"
+            )
         sources.append((parent, known[parent]))
         parent = load_rule(known[parent], parent, finder(dict(known))).parent
     return Subject(rule.name, rule.source, rule.hash, tuple(sources))
@@ -39,11 +41,18 @@ def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
         return RuleMixer(rule, recipe.width, recipe.heads, recipe.chunk_size)
     path, _, class_name = subject.module.rpartition(":")
     filename = f"<module {path} {subject.hash}>"
-    linecache.cache[filename] = (len(subject.source), None, subject.source.splitlines(keepends=True), filename)
+    linecache.cache[filename] = (
+        len(subject.source),
+        None,
+        subject.source.splitlines(keepends=True),
+        filename,
+    )
     namespace = {"__name__": f"archer_module_{subject.hash}"}
     exec(compile(subject.source, filename, "exec"), namespace)
     cls = namespace.get(class_name)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         classes = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
-        raise UserError(f"{path}: no torch.nn.Module named {class_name!r}; it has {', '.join(classes) or 'none'}")
+        raise UserError(
+            f"{path}: no torch.nn.Module named {class_name!r}; it has {', '.join(classes) or 'none'}"
+        )
     return ModuleMixer(subject.name, lambda: cls(recipe.width, **dict(subject.arguments)))

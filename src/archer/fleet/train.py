@@ -28,6 +28,7 @@ from archer.mad.store import load as load_examples
 from archer.model.backbone import Model, Region
 
 Event = dict[str, Any]
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Packing:
         compiled = options.compiled if options.compiled is not None else self.device.type == "cuda"
         self.region: Region | None = compiler_for(runs[0]) if compiled else None
         self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
-        self.parked: list[dict[str, Any]] = []
+        self.parked: State | None = None
         self.runs = runs
         self.saved_at = time.monotonic()
 
@@ -105,7 +106,7 @@ class _Packing:
                 fleet = self._halve(fleet)
                 continue
             self._tell(fleet)
-            finished = fleet.leave(fleet.is_over) if fleet.due() else []
+            finished = fleet.leave(fleet.is_over)
             yield from finished
             fleet = self._refill(fleet)
             if self._is_time_up():
@@ -118,7 +119,9 @@ class _Packing:
     def _begin(self) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
         state = read_checkpoint(self.path) if self.path else None
-        self.room = self.options.largest or capacity(self.model, self.runs[0], self.device, self.load, self.region)
+        self.room = self.options.largest or capacity(
+            self.model, self.runs[0], self.device, self.load, self.region
+        )
         if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
             fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
             running = {member.run.key for member in fleet.members}
@@ -129,12 +132,13 @@ class _Packing:
 
     def _refill(self, fleet: Fleet) -> Fleet:
         """Parked members first, then waiting runs, into the free places."""
-        while self.parked and fleet.size + len(self.parked[0]["members"]) <= self.room:
-            fleet = self._joined(fleet, restored(self.model, self.runs, self.parked.pop(0), self.load, self.device))
-        free = min(self.room - fleet.size, len(self.waiting))
-        rhythm = self.runs[0].recipe.evaluate_every
-        if free > 0 and all(member.epoch % rhythm == 0 for member in fleet.members):
-            new = [self.waiting.popleft() for _ in range(free)]
+        free = self.room - fleet.size
+        if free > 0 and self.parked:
+            now, self.parked = _split(self.parked, free)
+            back = restored(self.model, self.runs, now, self.load, self.device)
+            fleet, free = self._joined(fleet, back), free - back.size
+        if free > 0 and self.waiting:
+            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
             fleet = self._joined(fleet, Fleet.start(self.model, new, self.load, self.device))
             self._announce(fleet)
         return fleet
@@ -155,14 +159,10 @@ class _Packing:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.room = fleet.size // 2
-        state = fleet.state()
-        kept, parked = {k: v[: self.room] for k, v in state["weights"].items()}, {
-            k: v[self.room :] for k, v in state["weights"].items()
-        }
-        self.parked.append({"members": state["members"][self.room :], "weights": parked})
+        kept, parked = _split(fleet.state(), self.room)
+        self.parked = _merge(parked, self.parked)
         self.report({"event": "smaller", "members": self.room})
-        smaller = {"members": state["members"][: self.room], "weights": kept}
-        return restored(self.model, self.runs, smaller, self.load, self.device, self.region)
+        return restored(self.model, self.runs, kept, self.load, self.device, self.region)
 
     def _is_time_up(self) -> bool:
         limit = self.options.stop_after_seconds
@@ -172,11 +172,7 @@ class _Packing:
         if not self.path or not fleet.size:
             return
         if force or time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
-            state = fleet.state()
-            for parked in self.parked:
-                state["members"] = [*state["members"], *parked["members"]]
-                state["weights"] = {k: torch.cat([v, parked["weights"][k]]) for k, v in state["weights"].items()}
-            write_checkpoint(self.path, state)
+            write_checkpoint(self.path, _merge(fleet.state(), self.parked) or {})
             self.saved_at = time.monotonic()
 
     def _announce(self, fleet: Fleet) -> None:
@@ -199,3 +195,22 @@ class _Packing:
             {"event": "epoch", "subject": run.subject.name, "epoch": max(epochs), "epochs": run.recipe.epochs,
              "members": fleet.size, "steps_done": sum(epochs), "best": best}
         )  # fmt: skip
+
+
+def _split(state: State, count: int) -> tuple[State, State | None]:
+    """The first `count` members of a fleet's state, and the others."""
+    parts = []
+    for part in (slice(count), slice(count, None)):
+        weights = {name: tensor[part] for name, tensor in state["weights"].items()}
+        parts.append({"members": state["members"][part], "weights": weights})
+    return parts[0], parts[1] if parts[1]["members"] else None
+
+
+def _merge(first: State | None, second: State | None) -> State | None:
+    """The members of two states of one model."""
+    if first is None or second is None:
+        return first or second
+    weights = {
+        name: torch.cat([tensor, second["weights"][name]]) for name, tensor in first["weights"].items()
+    }
+    return {"members": [*first["members"], *second["members"]], "weights": weights}

@@ -57,7 +57,9 @@ class Model:
     def specs(self) -> tuple[ParameterSpec, ...]:
         """Everything that one run learns, in the order of the computation."""
         width, encoder = self.width, self.backbone == "auto-encoder"
-        specs = [ParameterSpec("embed", (self.vocabulary, width), Initial("normal", self.embedding_deviation))]
+        specs = [
+            ParameterSpec("embed", (self.vocabulary, width), Initial("normal", self.embedding_deviation))
+        ]
         for block in range(self.mixers):
             specs.append(ParameterSpec(f"{block}.mixer_norm", (width,), ONES))
             specs += [_named(f"{block}.mixer", spec) for spec in self.mixer.specs()]

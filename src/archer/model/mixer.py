@@ -47,7 +47,9 @@ class RuleMixer:
 
     def __post_init__(self) -> None:
         if self.width % self.head_count:
-            raise UserError(f"width {self.width} is no multiple of {self.head_count} heads; change one of them")
+            raise UserError(
+                f"width {self.width} is no multiple of {self.head_count} heads; change one of them"
+            )
 
     @property
     def name(self) -> str:
@@ -86,12 +88,18 @@ class RuleMixer:
         """Everything that this layer learns, per run. Column blocks of `project.*` are separate parameters
         by name, so that a rule's extra features do not change the first values of q, k and v."""
         inputs = linear_initial(self.width)
-        specs = [ParameterSpec(f"project.{n}", (self.width, size), inputs) for n, size in self._columns.items()]
+        specs = [
+            ParameterSpec(f"project.{n}", (self.width, size), inputs) for n, size in self._columns.items()
+        ]
         if self.rule.layer.short_convolution:
             sizes = {"q": self.heads_key, "k": self.heads_key, "v": self.heads_value}
-            specs += [ParameterSpec(f"conv.{n}", (TAPS, size), linear_initial(TAPS)) for n, size in sizes.items()]
+            specs += [
+                ParameterSpec(f"conv.{n}", (TAPS, size), linear_initial(TAPS)) for n, size in sizes.items()
+            ]
         specs += [self._rule_spec(name, parameter) for name, parameter in self.rule.parameters.items()]
-        specs += [self._bias_spec(name) for name, feature in self.rule.features.items() if feature.bias is not None]
+        specs += [
+            self._bias_spec(name) for name, feature in self.rule.features.items() if feature.bias is not None
+        ]
         specs.append(ParameterSpec("norm", (self.value_size,), ONES))
         specs.append(ParameterSpec("out", (self.heads_value, self.width), linear_initial(self.heads_value)))
         return tuple(specs)
@@ -104,7 +112,9 @@ class RuleMixer:
         return ParameterSpec(f"rule.{name}", shape, initial)  # type: ignore[arg-type]
 
     def _bias_spec(self, name: str) -> ParameterSpec:
-        return ParameterSpec(f"bias.{name}", (self._columns[name],), Initial("constant", self.rule.features[name].bias))  # type: ignore[arg-type]
+        return ParameterSpec(
+            f"bias.{name}", (self._columns[name],), Initial("constant", self.rule.features[name].bias)
+        )  # type: ignore[arg-type]
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
         """x [F, B, T, D] to [F, B, T, D]."""
@@ -136,7 +146,9 @@ class RuleMixer:
         """Output norm, gate and projection: o [F, B, H, T, Dv] to [F, B, T, D]."""
         o = rms_norm(o.transpose(2, 3), parameters["norm"][:, None, None, None])
         if gate is not None:
-            o = o * torch.nn.functional.silu(gate.float() if gate.dtype == torch.bfloat16 else gate).view_as(o)
+            o = o * torch.nn.functional.silu(gate.float() if gate.dtype == torch.bfloat16 else gate).view_as(
+                o
+            )
         return linear(o.flatten(-2), parameters["out"])
 
     def values(self, parameters: Parameters) -> dict[str, Tensor]:
@@ -149,8 +161,7 @@ class RuleMixer:
             raw = parts[name]
             if feature.bias is not None:
                 raw = raw + parameters[f"bias.{name}"][:, None, None]
-            raw = self._by_head(raw)
-            features[name] = raw.sigmoid() if feature.within == (0, 1) else raw
+            features[name] = feature.value(self._by_head(raw))
         return features
 
     def _by_head(self, x: Tensor) -> Tensor:

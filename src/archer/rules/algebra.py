@@ -5,6 +5,9 @@ Shapes: [..., C, D]; C tokens of one chunk, D the width of a key (Dk) or value (
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -52,6 +55,25 @@ def invert_unit_lower(strictly_lower: Tensor) -> Tensor:
         return _UnitLowerInverse.apply(strictly_lower.to(dtype))  # type: ignore[return-value]
 
 
+class _Kernels:
+    """The module `archer.rules.kernels`, once somebody with a GPU has asked for it (it imports Triton)."""
+
+    module: ModuleType | None = None
+
+
+def enable_kernels() -> None:
+    """From now on GPU tensors go through the Triton kernels, where sizes fit; without Triton nothing changes."""
+    if _Kernels.module is None and find_spec("triton") is not None:
+        _Kernels.module = import_module("archer.rules.kernels")
+
+
+def kernels_for(k: Tensor, *sizes: int) -> Any:
+    """The kernels, if they are enabled and take such tensors: on a GPU, all sizes powers of two from 16 on."""
+    fits = all(size in (16, 32, 64, 128) for size in (k.shape[-1], *sizes))
+    fits = fits and k.is_cuda and k.dtype in (torch.bfloat16, torch.float32)
+    return _Kernels.module if fits else None
+
+
 def wy(
     k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None = None, k_read: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -60,6 +82,9 @@ def wy(
     k [..., C, Dk], v [..., C, Dv], beta [..., C, 1]; decay [..., C, C] multiplies K Kᵀ (for rules that
     forget inside the chunk), k_read stands in for K in w.
     """
+    kernels = kernels_for(k, k.shape[-2], v.shape[-1])
+    if kernels is not None:
+        return kernels.wy(k, v, beta, decay, k_read)
     k_beta = k * beta
     overlap = k_beta @ k.mT
     if decay is not None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archer.rules.algebra import kernels_for
 from archer.rules.rule import Rule, RuleError
 
 Values = dict[str, Any]
@@ -123,9 +124,15 @@ def _run_chunks(
     rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor
 ) -> tuple[Tensor, State]:
     prepared = prepare_chunks(rule, chunks, parameters, start)
+    kernels = _scan_kernels(rule, prepared)
+    if kernels is not None:
+        q, k, rest = prepared["q_read"], prepared["k_write"], (prepared[n] for n in ("u", "w", "weights"))
+        o, S = kernels.scan(q, k, *rest, prepared.get("keep"), state["S"])
+        return o, {**state, "S": S}
     count, axes = chunks["q"].shape[0], chunks["q"].dim()
     whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}
-    per_chunk = {n: _for_each_chunk(x, count, axes) for n, x in prepared.items() if n not in whole}
+    # unbind, not x[index]: its gradient is one stack, where N selections would each fill a tensor of all N
+    per_chunk = {n: _for_each_chunk(x, count, axes).unbind() for n, x in prepared.items() if n not in whole}
     outputs = []
     for index in range(count):
         o, state = run_chunk(rule, {**whole, **{n: x[index] for n, x in per_chunk.items()}}, state)
@@ -137,6 +144,17 @@ def _for_each_chunk(x: Tensor, count: int, axes: int) -> Tensor:
     """[N, ..., C, D] also for what was made of parameters or constants alone, which lacks the axis N."""
     x = x.reshape((1,) * (axes - x.dim()) + tuple(x.shape))
     return x.expand(count, *x.shape[1:])
+
+
+def _scan_kernels(rule: Rule, prepared: Values) -> Any:
+    """The GPU kernels, if this rule does what delta_net does from `e = u - w S` on, and its sizes fit."""
+    keep = prepared.get("keep")
+    scalar = keep is None or keep.shape[-2:] == (1, 1)
+    if not (rule.plain_scan and scalar and "weights" in prepared and "u" in prepared):
+        return None
+    if prepared["u"].shape[-2] != prepared["q"].shape[-2] or prepared["weights"].dim() != prepared["q"].dim():
+        return None  # two writes per token (gated_delta_product), or weights made of constants alone
+    return kernels_for(prepared["q"], prepared["q"].shape[-2], prepared["u"].shape[-1])
 
 
 def _weights(rule: Rule, values: Values) -> Tensor:

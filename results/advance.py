@@ -1,0 +1,99 @@
+"""The queue of reference runs: any machine, for any number of minutes, advances it.
+
+    python results/advance.py plan baseline delta_net softmax --seeds 1 --seconds 500 > plan.json
+    python -m archer.fleet.worker plan.json > outcomes.jsonl     # on a GPU; needs torch and numpy only
+    python results/advance.py absorb outcomes.jsonl plan.json      # back here, into results/<preset>.csv
+
+`plan` asks for what results/<preset>.csv lacks. The state is the CSV files; a piece may end anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
+from archer.cycle.training import run_record
+from archer.fleet.wire import outcome_from_json, runs_from_json, runs_to_json
+from archer.ledger import read_runs, write_runs
+
+HERE = Path(__file__).parent
+
+
+def known(preset: str) -> dict[str, object]:
+    """Records that are in the table already, by key."""
+    path = HERE / f"{preset}.csv"
+    return {record.key: record for record in read_runs(path)} if path.exists() else {}
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Prints the plan for a training process."""
+    preset = get_preset(arguments.preset)
+    settings = [s for s in preset.settings if not arguments.tasks or s.slug in arguments.tasks]
+    runs = [
+        run
+        for name in arguments.rules
+        for run in runs_of(named_subject(name), preset, recipe_of(preset), settings, range(arguments.seeds))
+    ]
+    done = known(preset.name)
+    options = {
+        "device": arguments.device, "checkpoints": arguments.checkpoints, "checkpoint_seconds": 60.0,
+        "stop_after_seconds": arguments.seconds, "largest": None,
+    }  # fmt: skip
+    missing = [run for run in runs if run.key not in done]
+    print(
+        json.dumps(
+            {
+                **runs_to_json(missing),
+                "options": options,
+                "threads": 4,
+                "data_dir": None,
+                "preset": preset.name,
+            }
+        )
+    )
+
+
+def absorb(arguments: argparse.Namespace) -> None:
+    """Adds a training process's outcomes to the table."""
+    given = json.loads(Path(arguments.plan).read_text())
+    runs = {run.key: run for run in runs_from_json(given)}
+    records = known(given["preset"])
+    for line in Path(arguments.outcomes).read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "outcome":
+            outcome = outcome_from_json(event["outcome"], set(runs))
+            record = run_record(runs[outcome.key], outcome, given["preset"])
+            records[outcome.key] = replace(record, device=arguments.device or record.device)
+    write_runs(HERE / f"{given['preset']}.csv", records.values())  # type: ignore[arg-type]
+    print(f"{len(records)} runs in results/{given['preset']}.csv")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    asking = commands.add_parser("plan")
+    asking.add_argument("preset")
+    asking.add_argument("rules", nargs="+")
+    asking.add_argument("--tasks", nargs="*", default=[])
+    asking.add_argument("--seeds", type=int, default=1)
+    asking.add_argument("--seconds", type=float, default=None)
+    asking.add_argument("--device", default="cuda")
+    asking.add_argument("--checkpoints", default="checkpoints")
+    asking.set_defaults(do=plan)
+    taking = commands.add_parser("absorb")
+    taking.add_argument("outcomes")
+    taking.add_argument("plan")
+    taking.add_argument("--device", default="", help="the device's full name, for the table")
+    taking.set_defaults(do=absorb)
+    arguments = parser.parse_args()
+    arguments.do(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What the terminal shows while a cycle works: its phases as lines, its training as live bars."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from archer.cycle.watch import Watcher
+
+if TYPE_CHECKING:
+    from archer.ledger.records import RunRecord
+
+PHASES = {
+    "history": "Read the history",
+    "propose": "Propose",
+    "verify": "Verify",
+    "train": "Train",
+    "judge": "Judge",
+    "report": "Report",
+}
+
+
+class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
+    """Draws on standard error: one line per phase, one bar over all runs, one per fleet that is training."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from archer.cli.console import progress
+
+        self.console = progress()
+        self.bars = Progress(
+            TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[seen]}", style="dim"), console=self.console, transient=True,
+        )  # fmt: skip
+        self.runs: Any = None
+        self.fleets: dict[str, Any] = {}
+
+    def __enter__(self) -> LiveWatcher:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.bars.stop()
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """One line: what begins, and with what."""
+        self.console.print(
+            f"[bold]{PHASES.get(name, name)}[/bold]" + (f"  [dim]{_plain(detail)}[/dim]" if detail else "")
+        )
+
+    def note(self, message: str) -> None:
+        """A sentence, indented under its phase."""
+        self.console.print(f"  {_plain(message)}")
+
+    def training(self, runs: int, known: int) -> None:
+        """Starts the bar over all runs."""
+        if known:
+            self.note(f"{known} of {runs} runs are in the ledger already")
+        if runs > known:
+            self.runs = self.bars.add_task("runs", total=runs, completed=known, seen="")
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Moves the bar of the fleet that spoke."""
+        device = str(event.get("device", ""))
+        if event["event"] == "fleet":
+            if device in self.fleets:
+                self.bars.remove_task(self.fleets.pop(device))
+            text = f"{event['subject']} × {event['members']} on {device}"
+            self.fleets[device] = self.bars.add_task(
+                text, total=event["epochs"], seen=_tasks(event["settings"])
+            )
+        elif event["event"] == "epoch" and device in self.fleets:
+            seen = "  ".join(f"{task} {score:.2f}" for task, score in event["best"].items())
+            self.bars.update(self.fleets[device], completed=event["epoch"], seen=seen)
+        elif event["event"] == "smaller":
+            self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
+
+    def finished(self, record: RunRecord) -> None:
+        """One run more; what went wrong is said at once."""
+        if self.runs is not None:
+            self.bars.advance(self.runs)
+        if record.status != "finished":
+            self.note(f"{record.rule} on {record.setting}: {record.status}: {record.message}")
+
+
+def _tasks(settings: list[str]) -> str:
+    return ", ".join(sorted({name.split("-v")[0] for name in settings}))
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,47 @@
+"""`archer try`: a cycle with a rule that a person wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archer.cli.shared_run import BudgetOption, DataOption, DeviceOption, PresetOption, ProjectOption
+
+PROJECT = Path("archer-project")
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A rule file; its name is the rule's name.")],
+    project: ProjectOption = PROJECT,
+    preset: PresetOption = "smoke",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Lift the language wall for this file of your own.")
+    ] = False,
+    allow_many: Annotated[
+        bool, typer.Option("--allow-many", help="Accept changes in more than one slot.")
+    ] = False,
+    device: DeviceOption = None,
+    data: DataOption = None,
+    budget_seconds: BudgetOption = None,
+) -> None:
+    """Verify your own rule, train it beside its parent and Gated DeltaNet, and judge it.
+
+    \b
+    Examples:
+      archer try my_rule.py
+      archer try my_rule.py --preset baseline
+
+    `archer new my_rule` writes a commented template to start from.
+    """
+    from archer.cli.progress import LiveWatcher
+    from archer.cli.shared_run import finish, resources
+    from archer.cycle import try_rule
+
+    with LiveWatcher() as watcher:
+        result = try_rule(
+            file, project, preset=preset, trust=trust, allow_many=allow_many, watcher=watcher,
+            resources=resources(device, data, budget_seconds),
+        )  # fmt: skip
+    finish(result)

@@ -1,0 +1,249 @@
+"""One research cycle: propose, verify, train, judge, record, report.
+
+    history and ledger → researcher → proposal → verify → fleet → runs → judge → verdict → ledger and report
+
+Everything that happens is in the ledger before the next thing begins, so that the same call continues where
+an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archer.cycle.laboratory import Laboratory, company, open_laboratory
+from archer.cycle.plan import get_preset, named_subject, read_rule_file, recipe_of, runs_of
+from archer.cycle.project import DEFAULT, now
+from archer.cycle.training import Resources
+from archer.cycle.watch import Watcher
+from archer.ledger.records import (
+    Comparison,
+    CycleRecord,
+    ProposalRecord,
+    RunRecord,
+    VerdictRecord,
+    VerificationRecord,
+)
+from archer.mad import Preset
+from archer.rules import REFERENCE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from archer.research.researcher import Researcher
+
+ATTEMPTS = 5
+"""How many proposals in a row may be rejected before a cycle gives up."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a cycle or a bench. `frame()` gives the scores, `runs_frame()` the runs, as pandas frames."""
+
+    cycle: CycleRecord
+    runs: tuple[RunRecord, ...]
+    reports: tuple[Path, ...]
+    facts: Any
+    proposal: ProposalRecord | None = None
+    verification: VerificationRecord | None = None
+    verdict: VerdictRecord | None = None
+    comparisons: tuple[Comparison, ...] = ()
+
+    def frame(self) -> pd.DataFrame:
+        """Rules by tasks: held-out scores, NaN where there is no score."""
+        import pandas as pd
+
+        from archer.ledger.summary import score_table
+
+        rows = score_table(self.runs, self.cycle.preset)
+        return pd.DataFrame({row.rule: {**row.scores, "Mean": row.mean} for row in rows}, dtype=float).T
+
+    def runs_frame(self) -> pd.DataFrame:
+        """One row per run, without curves."""
+        import pandas as pd
+
+        drop = ("curve", "passed", "effective", "packages")
+        return pd.DataFrame([{k: v for k, v in asdict(run).items() if k not in drop} for run in self.runs])
+
+
+def run(
+    project: str | Path = DEFAULT,
+    *,
+    preset: str | Preset = "smoke",
+    history: str | Path | None = None,
+    seed: int = 0,
+    researcher: Researcher | None = None,
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """One cycle with a researcher (the structured search, unless another is given).
+
+    The result's cycle is "finished", "rejected" (no proposal passed verification) or "failed" (nothing
+    could be scored). Raises UserError for wrong input, before anything is written.
+    """
+    from archer.research.structured import StructuredResearcher
+
+    researcher, preset = researcher or StructuredResearcher(), get_preset(preset)
+    with open_laboratory(
+        project, preset, history=history, seed=seed, resources=resources, watcher=watcher
+    ) as lab:
+        cycle = lab.begin("run", researcher=researcher.name)
+        lab.watcher.phase("history", _describe_history(lab))
+        proposal, verification = _proposed(lab, cycle)
+        attempts = 0
+        while verification is None or not verification.passed:
+            if attempts == ATTEMPTS:
+                return _close(lab, cycle, "rejected", proposal, verification)
+            attempts += 1
+            if proposal is None or verification is not None:
+                lab.watcher.phase("propose", researcher.name)
+                proposal = researcher.propose(lab.context())
+                lab.ledger.add_proposal(proposal)
+                cycle = lab.put(cycle, proposal=proposal.id)
+            verification = _verify(lab, proposal)
+        assert proposal is not None
+        result = _train_and_judge(lab, cycle, proposal, verification)
+        if result.verdict:
+            researcher.learn(result.verdict, proposal)
+        return result
+
+
+def try_rule(
+    file: str | Path,
+    project: str | Path = DEFAULT,
+    *,
+    preset: str | Preset = "smoke",
+    seed: int = 0,
+    trust: bool = False,
+    allow_many: bool = False,
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """The same cycle with a rule that a person wrote. trust: lift the language wall for this file."""
+    rule, preset = read_rule_file(Path(file), trust), get_preset(preset)
+    with open_laboratory(project, preset, seed=seed, resources=resources, watcher=watcher) as lab:
+        cycle = lab.begin("try", rule=rule.name, hash=rule.hash)
+        lab.watcher.phase("propose", f"{rule.name}, from {Path(file).name}")
+        proposal = ProposalRecord(
+            id=f"person-{rule.hash}-{cycle.id}", rule=rule.name, parent=rule.parent or "", slots=rule.own,
+            source=rule.source, reason=rule.title, predictions=(), researcher="person", created_at=now(),
+        )  # fmt: skip
+        lab.ledger.add_proposal(proposal)
+        cycle = lab.put(cycle, proposal=proposal.id)
+        verification = _verify(lab, proposal, trust, allow_many)
+        if not verification.passed:
+            return _close(lab, cycle, "rejected", proposal, verification)
+        return _train_and_judge(lab, cycle, proposal, verification)
+
+
+def bench(
+    rules: Sequence[str],
+    project: str | Path = DEFAULT,
+    *,
+    preset: str | Preset = "smoke",
+    reference: str = REFERENCE,
+    arguments: dict[str, Any] | None = None,
+    trust: bool = False,
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """Trains and compares named rules, rule files and modules ("file.py:ClassName"); each against the
+    reference, which is trained too."""
+    from archer.judge import compare
+
+    preset = get_preset(preset)
+    subjects = [named_subject(name, arguments, trust) for name in dict.fromkeys((*rules, reference))]
+    with open_laboratory(project, preset, resources=resources, watcher=watcher) as lab:
+        cycle = lab.begin("bench", rules=[subject.hash for subject in subjects])
+        lab.watcher.phase("train", ", ".join(subject.name for subject in subjects))
+        runs = [run for subject in subjects for run in runs_of(subject, preset, recipe_of(preset))]
+        records = lab.train(runs)
+        cycle = lab.put(cycle, rules=tuple(s.name for s in subjects), run_keys=tuple(r.key for r in records))
+        lab.watcher.phase("judge")
+        comparisons = tuple(
+            compare(records, s.name, reference, preset=preset.name) for s in subjects if s.name != reference
+        )
+        return _close(lab, cycle, _state(records), runs=records, comparisons=comparisons)
+
+
+def _describe_history(lab: Laboratory) -> str:
+    """One line for the person who watches: where the reference is ahead."""
+    analysis = lab.analysis()
+    ahead = {one.task: one.gap for one in analysis.standings}
+    listed = ", ".join(f"{task} {ahead[task]:+.3f}" for task in analysis.tasks_behind)
+    return f"{sum(len(t.rows) for t in lab.history)} rows in {len(lab.history)} tables; {REFERENCE} is ahead on {listed}"
+
+
+def _proposed(lab: Laboratory, cycle: CycleRecord) -> tuple[ProposalRecord | None, VerificationRecord | None]:
+    """What an interrupted cycle already had: its proposal and, if it was verified, the verification."""
+    if cycle.proposal is None:
+        return None, None
+    proposal = lab.ledger.proposals(id=cycle.proposal)[0]
+    found = lab.ledger.verifications(rule=proposal.rule)
+    return proposal, found[-1] if found else None
+
+
+def _verify(
+    lab: Laboratory, proposal: ProposalRecord, trust: bool = False, allow_many: bool = False
+) -> VerificationRecord:
+    lab.watcher.phase("verify", f"{proposal.rule}: {proposal.reason}" if proposal.reason else proposal.rule)
+    verification = lab.verify(proposal, trust, allow_many)
+    for check in verification.checks:
+        if not check.passed:
+            lab.watcher.note(f"rejected by the check {check.name}: {check.message}")
+    return verification
+
+
+def _train_and_judge(
+    lab: Laboratory, cycle: CycleRecord, proposal: ProposalRecord, verification: VerificationRecord
+) -> Result:
+    lab.watcher.phase("train", f"{proposal.rule} beside {' and '.join(company(proposal))}")
+    began = time.monotonic()
+    records = lab.train_proposal(proposal, verification)
+    keys = tuple(record.key for record in records if not record.key.endswith("="))
+    rules = (proposal.rule, *company(proposal))
+    cycle = lab.put(cycle, rules=rules, run_keys=keys, wall_seconds=round(time.monotonic() - began, 1))
+    if _state(records) == "failed":
+        return _close(lab, cycle, "failed", proposal, verification, runs=tuple(records))
+    lab.watcher.phase("judge")
+    verdict = lab.judge(proposal, verification, records)
+    return _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records))
+
+
+def _state(records: Sequence[RunRecord]) -> str:
+    return "finished" if any(record.status == "finished" for record in records) else "failed"
+
+
+def _close(
+    lab: Laboratory,
+    cycle: CycleRecord,
+    state: Any,
+    proposal: ProposalRecord | None = None,
+    verification: VerificationRecord | None = None,
+    verdict: VerdictRecord | None = None,
+    runs: tuple[RunRecord, ...] = (),
+    comparisons: tuple[Comparison, ...] = (),
+) -> Result:
+    """Writes the report, then ends the cycle: an interrupted report is written again."""
+    lab.watcher.phase("report")
+    more = {"comparisons": comparisons, "ranks": lab.preset.ranks} if comparisons else {}
+    paths = lab.report(cycle, **more)
+    message = (
+        verdict.summary
+        if verdict
+        else "; ".join(
+            f"{c.name}: {c.message}" for c in (verification.checks if verification else ()) if not c.passed
+        )
+    )
+    cycle = lab.put(
+        cycle,
+        state=state,
+        finished_at=now(),
+        message=message,
+        report_paths=tuple(str(path) for path in paths),
+    )
+    facts = lab.facts(cycle, **more)
+    return Result(cycle, tuple(runs), paths, facts, proposal, verification, verdict, comparisons)

@@ -1,0 +1,293 @@
+"""A laboratory: an open project with everything that the parts of a cycle share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archer.cycle.plan import recipe_of, runs_of, subject_of
+from archer.cycle.project import Project, now
+from archer.cycle.training import Resources, train_missing
+from archer.cycle.watch import Watcher
+from archer.errors import UserError
+from archer.fleet.run import Run, Subject
+from archer.ledger import HistoryTable, Ledger, builtin_history, project_lock, read_table
+from archer.ledger.records import (
+    CheckRecord,
+    CycleRecord,
+    ProposalRecord,
+    RunRecord,
+    RuleSource,
+    VerdictRecord,
+    VerificationRecord,
+)
+from archer.mad import Preset, Setting
+from archer.rules import BASE, REFERENCE, Rule, get_rule, load_rule, rule_names
+
+if TYPE_CHECKING:
+    from archer.judge.history import Analysis
+    from archer.research.researcher import Context
+    from archer.verify.result import Verification
+
+
+@dataclass
+class Laboratory:
+    """One project, one preset, one history: where a cycle happens. Open it with `open_laboratory`."""
+
+    project: Project
+    ledger: Ledger
+    preset: Preset
+    history: tuple[HistoryTable, ...]
+    resources: Resources
+    watcher: Watcher
+    seed: int = 0
+    found: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for source in self.ledger.proposals():
+            self.found.setdefault(source.rule, source.source)
+
+    # Rules
+
+    def find(self, name: str) -> Rule:
+        """A rule by name: built in, or proposed in this project and verified."""
+        return load_rule(self.found[name], name, self.find) if name in self.found else get_rule(name)
+
+    def subject(self, name: str) -> Subject:
+        """A rule as something to train."""
+        return subject_of(self.find(name), self.found)
+
+    # Cycles
+
+    def begin(self, kind: str, **asked: Any) -> CycleRecord:
+        """The unfinished cycle that was asked for in the same words, or a new one."""
+        settings = {"kind": kind, "history": _digest(self.history), **asked}
+        for cycle in self.ledger.cycles():
+            same = cycle.preset == self.preset.name and cycle.seed == self.seed and cycle.settings == settings
+            if cycle.state == "running" and same:
+                self.watcher.note(f"continuing cycle {cycle.id}, begun {cycle.started_at}")
+                return cycle
+        number = f"{len(self.ledger.cycles()) + 1:04d}"
+        cycle = CycleRecord(number, self.preset.name, self.seed, "running", now(), settings=settings)
+        return self.put(cycle)
+
+    def put(self, cycle: CycleRecord, **changes: Any) -> CycleRecord:
+        """Keeps a cycle as it now stands."""
+        cycle = replace(cycle, **changes)
+        self.ledger.put_cycle(cycle)
+        return cycle
+
+    # What a researcher may know
+
+    def context(self) -> Context:
+        """Everything that decides a proposal, from the ledger and the history."""
+        from archer.judge import track_record
+        from archer.ledger.summary import score_table
+        from archer.research.context import history_measurements, measurements
+        from archer.research.researcher import Context, Rejection
+        from archer.research.researcher import Setting as KnownSetting
+
+        ledger, preset = self.ledger, self.preset
+        sources = {name: get_rule(name).source for name in rule_names()} | self._accepted()
+        rows = score_table(ledger.runs(preset=preset.name), preset.name)
+        rejected = {v.rule: v for v in ledger.verifications() if not v.passed}
+        proposals, verdicts = ledger.proposals(), ledger.verdicts()
+        return Context(
+            sources=sources,
+            history=history_measurements(self.history, sources),
+            measured=measurements(rows, preset.name),
+            proposals=proposals,
+            verdicts=verdicts,
+            rejections=tuple(
+                Rejection(p.id, _why(rejected[p.rule])) for p in proposals if p.rule in rejected
+            ),
+            settings=tuple(KnownSetting(s.task, s.name, s.input_length) for s in preset.settings),
+            reach={v.rule: v.reach for v in ledger.verifications() if v.reach is not None},
+            track_record=track_record(verdicts, proposals),
+            preset=preset.name,
+            chunk_size=preset.chunk_size,
+            seed=self.seed,
+            now=now(),
+        )
+
+    def _accepted(self) -> dict[str, str]:
+        passed = {v.rule for v in self.ledger.verifications() if v.passed}
+        return {name: source for name, source in self.found.items() if name in passed}
+
+    def analysis(self) -> Analysis:
+        """What the widest table of the history says."""
+        from archer.judge import analyse
+        from archer.judge.reach import history_same_function
+        from archer.rules import resolve_history_name
+
+        table = max(self.history, key=lambda t: (len(t.rows), t.name))
+        return analyse(
+            table,
+            known_rules=rule_names(),
+            resolve=resolve_history_name,
+            same_function=history_same_function(),
+        )
+
+    # Verification
+
+    def verify(
+        self, proposal: ProposalRecord, trust: bool = False, allow_many: bool = False
+    ) -> VerificationRecord:
+        """Checks a proposal's rule in a contained process, and keeps what was found."""
+        from archer.verify import verify_contained
+
+        lengths = tuple(sorted({setting.input_length for setting in self.preset.settings}))
+        known = {n: s for n, s in self._accepted().items() if n != proposal.rule}
+        found = verify_contained(
+            proposal.source, proposal.rule, known=known, lengths=lengths, chunk_size=self.preset.chunk_size,
+            trust=trust, allow_many=allow_many,
+        )  # fmt: skip
+        record = self._verification_record(found)
+        self.ledger.add_verification(record)
+        if record.passed:
+            self.found[proposal.rule] = proposal.source
+            self.project.rule_file(proposal.rule, proposal.source)
+            self.ledger.add_source(
+                RuleSource(found.rule_hash, proposal.rule, proposal.parent, proposal.source)
+            )
+        return record
+
+    def _verification_record(self, found: Verification) -> VerificationRecord:
+        checks = tuple(
+            CheckRecord(c.name, c.passed, c.message, round(c.seconds, 4), c.case) for c in found.checks
+        )
+        reached = None
+        if found.reach is not None:
+            reached = tuple(s.name for s in self.preset.settings if s.input_length in found.reach)
+        return VerificationRecord(
+            found.name,
+            found.rule_hash,
+            found.passed,
+            checks,
+            found.duplicate_of,
+            reached,
+            found.trusted,
+            found.walls,
+        )
+
+    # Training and judging
+
+    def runs(self, name: str, settings: Sequence[Setting] | None = None) -> tuple[Run, ...]:
+        """The preset's runs of one rule."""
+        return runs_of(self.subject(name), self.preset, recipe_of(self.preset), settings)
+
+    def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
+        """Records of all these runs; trains those that the ledger lacks."""
+        return train_missing(
+            self.ledger, self.project, tuple(runs), self.preset.name, self.resources, self.watcher
+        )
+
+    def train_proposal(self, proposal: ProposalRecord, verification: VerificationRecord) -> list[RunRecord]:
+        """Candidate, parent, reference and base on the same grid. Where the candidate computes what its parent
+        computes, it is not trained: the parent's runs stand in for its own."""
+        reached = [
+            s for s in self.preset.settings if verification.reach is None or s.name in verification.reach
+        ]
+        candidate = self.runs(proposal.rule, reached)
+        others = [run for name in company(proposal) for run in self.runs(name)]
+        records = list(self.train([*candidate, *others]))
+        exact = self.exact_settings(verification)
+        own = [r for r in records if r.rule == proposal.parent and r.setting in exact]
+        stand_ins = [
+            replace(r, rule=proposal.rule, rule_hash=verification.rule_hash, key=f"{r.key}=") for r in own
+        ]
+        return [*records, *stand_ins]
+
+    def exact_settings(self, verification: VerificationRecord) -> frozenset[str]:
+        """Settings in which the candidate computes what its parent computes."""
+        if verification.reach is None:
+            return frozenset()
+        return frozenset(s.name for s in self.preset.settings if s.name not in verification.reach)
+
+    def judge(
+        self, proposal: ProposalRecord, verification: VerificationRecord, runs: Sequence[RunRecord]
+    ) -> VerdictRecord:
+        """What the runs say about the proposal; kept in the ledger."""
+        from archer.judge import verdict
+
+        exact = self.exact_settings(verification)
+        found = verdict(
+            proposal, runs, REFERENCE, self.preset.name, ranks=self.preset.ranks, exact_parent=exact,
+            exact_reference=exact if proposal.parent == REFERENCE else frozenset(),
+        )  # fmt: skip
+        self.ledger.add_verdict(found)
+        return found
+
+    # Reporting
+
+    def facts(self, cycle: CycleRecord, **more: Any) -> Any:
+        """The facts of a cycle's report."""
+        from archer.mad import TASKS
+        from archer.report import gather
+
+        names = dict.fromkeys([*rule_names(), *self._accepted()])
+        facts = gather(self.ledger, cycle, self.history, [self.find(name) for name in names], **more)
+        settings = {setting.task: setting for setting in self.preset.settings}
+        return replace(
+            facts, chance={task: TASKS[task].chance(setting) for task, setting in settings.items()}
+        )
+
+    def report(self, cycle: CycleRecord, language: str = "en", **more: Any) -> tuple[Path, Path]:
+        """Writes a cycle's report and gives the paths of the Markdown and the HTML file."""
+        from archer.report import build, write
+
+        return write(build(self.facts(cycle, **more), language), self.project.reports / cycle.id)
+
+
+@contextmanager
+def open_laboratory(
+    folder: str | Path,
+    preset: Preset,
+    *,
+    history: str | Path | None = None,
+    seed: int = 0,
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+) -> Iterator[Laboratory]:
+    """A laboratory in a project folder, for this process alone. Nothing is written where the input is wrong.
+
+    history: a table to use instead of the built-in ones.
+    """
+    tables = (read_table(history),) if history is not None else builtin_history()
+    _require_reference(tables)
+    project = Project(Path(folder))
+    with project_lock(project.folder), Ledger.in_folder(project.folder) as ledger:
+        yield Laboratory(
+            project, ledger, preset, tables, resources or Resources(), watcher or Watcher(), seed
+        )
+
+
+def company(proposal: ProposalRecord) -> tuple[str, ...]:
+    """The rules that are trained beside a proposal's."""
+    return tuple(dict.fromkeys((proposal.parent, REFERENCE, BASE)))
+
+
+def _require_reference(tables: Sequence[HistoryTable]) -> None:
+    from archer.rules import resolve_history_name
+
+    for table in tables:
+        known = {resolve_history_name(row.model) for row in table.rows}
+        for needed in (BASE, REFERENCE):
+            if needed not in known:
+                raise UserError(
+                    f"history table {table.path or table.name}: no row is {needed}; expected one named "
+                    f"{get_rule(needed).history[0]} (or {needed}), so that the others can be compared with it"
+                )
+
+
+def _digest(tables: Sequence[HistoryTable]) -> str:
+    rows = [(t.name, sorted((r.model, sorted(r.scores.items())) for r in t.rows)) for t in tables]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
+
+
+def _why(verification: VerificationRecord) -> str:
+    return "; ".join(f"{c.name}: {c.message}" for c in verification.checks if not c.passed)

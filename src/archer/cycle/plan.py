@@ -1,0 +1,103 @@
+"""From rules and a preset to runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archer.errors import UserError, unknown
+from archer.fleet.run import Recipe, Run, Subject
+from archer.mad import PRESETS, Preset, Setting
+from archer.rules import Rule, get_rule, rule_names
+
+if TYPE_CHECKING:
+    from archer.model.baselines import BASELINES  # noqa: F401
+
+
+def get_preset(preset: str | Preset) -> Preset:
+    """The preset of that name. Raises UserError with the nearest names."""
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return PRESETS[preset]
+
+
+def recipe_of(preset: Preset, schedule: str = "constant") -> Recipe:
+    """How a preset trains."""
+    return Recipe(
+        width=preset.width, mixers=preset.mixers, heads=preset.heads, chunk_size=preset.chunk_size,
+        batch_size=preset.batch_size, epochs=preset.epochs, evaluate_every=preset.evaluate_every,
+        precision=preset.precision, schedule=schedule,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def runs_of(
+    subject: Subject, preset: Preset, recipe: Recipe, settings: Iterable[Setting] | None = None,
+    seeds: Iterable[int] | None = None,
+) -> tuple[Run, ...]:  # fmt: skip
+    """The whole grid of one subject: settings, learning rates, weight decays, seeds."""
+    return tuple(
+        Run(subject, setting, recipe, rate, decay, seed)
+        for setting in (preset.settings if settings is None else settings)
+        for rate in preset.learning_rates
+        for decay in preset.weight_decays
+        for seed in (range(preset.seeds) if seeds is None else seeds)
+    )
+
+
+def subject_of(rule: Rule, known: Mapping[str, str] | None = None) -> Subject:
+    """A loaded rule as a subject. known: texts of rules that are not built in, by name."""
+    from archer.fleet.subjects import rule_subject
+
+    return rule_subject(rule, dict(known or {}))
+
+
+def named_subject(name: str, arguments: Mapping[str, Any] | None = None, trust: bool = False) -> Subject:
+    """What `archer bench` accepts: a built-in rule, a baseline mixer, a rule file, or file.py:ClassName."""
+    if name in rule_names():
+        return subject_of(get_rule(name))
+    if ":" in name and Path(name.rpartition(":")[0]).suffix == ".py":
+        return module_subject(name, arguments or {})
+    if name.endswith(".py"):
+        return subject_of(read_rule_file(Path(name), trust))
+    raise unknown("rule", name, rule_names())
+
+
+def module_subject(place: str, arguments: Mapping[str, Any]) -> Subject:
+    """A PyTorch module, "file.py:ClassName", built as ClassName(width, **arguments)."""
+    from archer.verify import load_source
+
+    path, _, class_name = place.rpartition(":")
+    source = load_source(Path(path))
+    digest = hashlib.sha256(f"{class_name}\0{source}".encode()).hexdigest()[:12]
+    return Subject(
+        class_name,
+        source,
+        digest,
+        module=f"{Path(path).name}:{class_name}",
+        arguments=tuple(arguments.items()),
+    )
+
+
+def read_rule_file(path: Path, trust: bool = False) -> Rule:
+    """A rule from a person's file. Nothing of it is executed unless the language wall lets it pass, or the
+    person lifts that wall (trust)."""
+    from archer.rules import load_rule
+    from archer.verify import check_language, load_source
+
+    source = load_source(path)
+    if path.stem in rule_names():
+        raise UserError(f"{path}: the name {path.stem} is a built-in rule's; rename the file")
+    if not trust:
+        check_language(source, str(path))
+    return load_rule(source, path.stem, get_rule)
+
+
+def with_width(preset: Preset, **changes: Any) -> Preset:
+    """A preset with other numbers (for tests and experiments); it gets another name, so that runs never mix."""
+    digest = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:6]
+    return replace(preset, name=f"{preset.name}-{digest}", **changes)

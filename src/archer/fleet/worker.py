@@ -1,0 +1,51 @@
+"""The training process: reads a plan, trains, writes events and outcomes as JSON lines.
+
+    python -m archer.fleet.worker PLAN.json
+
+It runs apart from Archer's own process because it executes the code of rules: it needs to read the plan, the
+data cache and its checkpoints, and to write its checkpoints; nothing else. Every line on standard output is
+one JSON object with "event"; the last is {"event": "done"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: list[str]) -> int:
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
+
+    def say(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event, allow_nan=False) + "\n")
+
+    plan = json.loads(Path(argv[0]).read_text())
+    import torch
+
+    from archer.errors import UserError
+    from archer.fleet.train import Options, train
+    from archer.fleet.wire import outcome_to_json, runs_from_json
+    from archer.mad.store import load
+
+    torch.set_num_threads(plan["threads"])
+    options = Options(**{**plan["options"], "checkpoints": Path(plan["options"]["checkpoints"])})
+    runs = runs_from_json(plan)
+    say({"event": "start", "runs": len(runs), "torch": torch.__version__, "device": options.device})
+    try:
+        for outcome in train(
+            runs, options, load=lambda s, n, split: load(s, n, split, plan["data_dir"]), report=say
+        ):
+            say({"event": "outcome", "outcome": outcome_to_json(outcome)})
+    except (UserError, MemoryError) as error:
+        say({"event": "failed", "message": str(error)})
+        return 2
+    say({"event": "done"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,322 @@
+"""Triton kernels for the two fixed parts of the chunk loop, for GPUs: the WY form, and the plain scan.
+
+Both do for one chunk of one head, in registers, what takes a dozen passes over memory as separate products of
+32 by 32 matrices. `wy` (in `archer.rules.algebra`) and the chunk loop use them where `kernels_for` says so; the
+plain PyTorch forms are their references, and a test compares outputs and all gradients.
+
+Axes: leading axes are flattened to L; N chunks in front where the order of chunks matters: [N, M, C, D].
+Products take operands in the precision of k (bfloat16 in training) and add up in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _tile(pointer, index, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    return pointer + index * ROWS * COLUMNS + rows[:, None] * COLUMNS + columns[None, :]
+
+
+@triton.jit
+def _product(a, b, PRECISION: tl.constexpr):
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def _wy_forward(
+    k, v, beta, decay, k_read, u, w, t,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, LEVELS: tl.constexpr,
+    DECAY: tl.constexpr, READ: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(tl.int64)
+    rows = tl.arange(0, C)
+    keys = tl.load(_tile(k, index, C, K))
+    kind = keys.dtype
+    strength = tl.load(beta + index * C + rows).to(tl.float32)[:, None]
+    scaled = (keys.to(tl.float32) * strength).to(kind)
+    lower = _product(scaled, tl.trans(keys), P)
+    if DECAY:
+        lower = lower * tl.load(_tile(decay, index, C, C)).to(tl.float32)
+    lower = tl.where(rows[:, None] > rows[None, :], lower, 0.0)
+    inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0) - lower
+    power = lower
+    for _ in tl.static_range(LEVELS):
+        power = tl.dot(power, power, input_precision=P)
+        inverse = inverse + tl.dot(inverse, power, input_precision=P)
+    transform = inverse.to(kind)
+    tl.store(_tile(t, index, C, C), transform)
+    values = tl.load(_tile(v, index, C, V)).to(tl.float32)
+    tl.store(_tile(u, index, C, V), _product(transform, (values * strength).to(kind), P).to(kind))
+    if READ:
+        scaled = (tl.load(_tile(k_read, index, C, K)).to(tl.float32) * strength).to(kind)
+    tl.store(_tile(w, index, C, K), _product(transform, scaled, P).to(kind))
+
+
+@triton.jit
+def _wy_backward(
+    k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, READ: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(tl.int64)
+    rows = tl.arange(0, C)
+    keys = tl.load(_tile(k, index, C, K))
+    kind = keys.dtype
+    wide = keys.to(tl.float32)
+    strength = tl.load(beta + index * C + rows).to(tl.float32)[:, None]
+    scaled = (wide * strength).to(kind)
+    read = tl.load(_tile(k_read, index, C, K)).to(tl.float32) if READ else wide
+    values = tl.load(_tile(v, index, C, V)).to(tl.float32)
+    transposed = tl.trans(tl.load(_tile(t, index, C, C)))
+    gradient_u = tl.load(_tile(du, index, C, V))
+    gradient_w = tl.load(_tile(dw, index, C, K))
+    gradient_t = _product(gradient_u, tl.trans((values * strength).to(kind)), P)
+    gradient_t += _product(gradient_w, tl.trans((read * strength).to(kind)), P)
+    through = _product(transposed, gradient_t.to(kind), P)
+    lower = -_product(through.to(kind), transposed, P)
+    lower = tl.where(rows[:, None] > rows[None, :], lower, 0.0)
+    if DECAY:
+        overlap = _product(scaled, tl.trans(keys), P)
+        tl.store(_tile(ddecay, index, C, C), (lower * overlap).to(kind))
+        lower = lower * tl.load(_tile(decay, index, C, C)).to(tl.float32)
+    lower = lower.to(kind)
+    from_scaled = _product(lower, keys, P)
+    gradient_k = _product(tl.trans(lower), scaled, P) + from_scaled * strength
+    gradient_strength = tl.sum(from_scaled * wide, 1)
+    from_values = _product(transposed, gradient_u, P)
+    tl.store(_tile(dv, index, C, V), (from_values * strength).to(kind))
+    gradient_strength += tl.sum(from_values * values, 1)
+    from_read = _product(transposed, gradient_w, P)
+    gradient_strength += tl.sum(from_read * read, 1)
+    if READ:
+        tl.store(_tile(dk_read, index, C, K), (from_read * strength).to(kind))
+    else:
+        gradient_k += from_read * strength
+    tl.store(_tile(dk, index, C, K), gradient_k.to(kind))
+    tl.store(dbeta + index * C + rows, gradient_strength.to(kind))
+
+
+@triton.jit
+def _scan_forward(
+    q, k, u, w, weights, keep, start, o, states, end, M,
+    N: tl.constexpr, C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0).to(tl.int64)
+    state = tl.load(_tile(start, head, K, V)).to(tl.float32)
+    for n in range(N):
+        index = n * M + head
+        keys = tl.load(_tile(k, index, C, K))
+        kind = keys.dtype
+        narrow = state.to(kind)
+        tl.store(_tile(states, index, K, V), narrow)
+        error = tl.load(_tile(u, index, C, V)).to(tl.float32)
+        error = (error - _product(tl.load(_tile(w, index, C, K)), narrow, P)).to(kind)
+        out = _product(tl.load(_tile(q, index, C, K)), narrow, P)
+        out += _product(tl.load(_tile(weights, index, C, C)), error, P)
+        tl.store(_tile(o, index, C, V), out.to(kind))
+        if KEEP:
+            state = state * tl.load(keep + index).to(tl.float32)
+        state += _product(tl.trans(keys), error, P)
+    tl.store(_tile(end, head, K, V), state)
+
+
+@triton.jit
+def _scan_backward(
+    q, k, u, w, weights, keep, states, do, dend, dq, dk, du, dw, dweights, dkeep, dstart, M,
+    N: tl.constexpr, C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0).to(tl.int64)
+    gradient = tl.load(_tile(dend, head, K, V)).to(tl.float32)
+    for back in range(N):
+        index = (N - 1 - back) * M + head
+        keys = tl.load(_tile(k, index, C, K))
+        kind = keys.dtype
+        state = tl.load(_tile(states, index, K, V))
+        reads = tl.load(_tile(w, index, C, K))
+        queries = tl.load(_tile(q, index, C, K))
+        out = tl.load(_tile(do, index, C, V))
+        error = (tl.load(_tile(u, index, C, V)).to(tl.float32) - _product(reads, state, P)).to(kind)
+        tl.store(_tile(dweights, index, C, C), _product(out, tl.trans(error), P).to(kind))
+        narrow = gradient.to(kind)
+        tl.store(_tile(dk, index, C, K), _product(error, tl.trans(narrow), P).to(kind))
+        from_error = _product(tl.trans(tl.load(_tile(weights, index, C, C))), out, P)
+        from_error = (from_error + _product(keys, narrow, P)).to(kind)
+        tl.store(_tile(du, index, C, V), from_error)
+        tl.store(_tile(dw, index, C, K), (-_product(from_error, tl.trans(state), P)).to(kind))
+        tl.store(_tile(dq, index, C, K), _product(out, tl.trans(state), P).to(kind))
+        if KEEP:
+            tl.store(dkeep + index, tl.sum(gradient * state.to(tl.float32)))
+            gradient = gradient * tl.load(keep + index).to(tl.float32)
+        gradient += _product(tl.trans(queries), out, P) - _product(tl.trans(reads), from_error, P)
+    tl.store(_tile(dstart, head, K, V), gradient)
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def _levels(size: int) -> int:
+    return size.bit_length() - 2
+
+
+@torch.library.custom_op("archer::wy", mutates_args=())
+def _wy(
+    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    u, w, t = torch.empty_like(v), torch.empty_like(k), k.new_empty(*k.shape[:-1], k.shape[-2])
+    size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
+    _wy_forward[(k.numel() // (size * key),)](
+        k, v, beta, decay, k_read, u, w, t, C=size, K=key, V=value, LEVELS=_levels(size),
+        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
+    )  # fmt: skip
+    return u, w, t
+
+
+@_wy.register_fake
+def _(
+    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(v), torch.empty_like(k), k.new_empty(*k.shape[:-1], k.shape[-2])
+
+
+@torch.library.custom_op("archer::wy_backward", mutates_args=())
+def _wy_gradients(
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    k_read: Tensor | None,
+    t: Tensor,
+    du: Tensor,
+    dw: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dk, dv, dbeta, ddecay, dk_read = _wy_gradients_like(k, v, beta, decay, k_read)
+    size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
+    _wy_backward[(k.numel() // (size * key),)](
+        k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read, C=size, K=key, V=value,
+        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
+    )  # fmt: skip
+    return dk, dv, dbeta, ddecay, dk_read
+
+
+def _wy_gradients_like(
+    k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None
+) -> Any:
+    empty = k.new_empty(0)
+    return (
+        torch.empty_like(k), torch.empty_like(v), torch.empty_like(beta),
+        empty if decay is None else torch.empty_like(decay), k.new_empty(0) if k_read is None else torch.empty_like(k_read),
+    )  # fmt: skip
+
+
+@_wy_gradients.register_fake
+def _(k, v, beta, decay, k_read, t, du, dw):  # noqa: ANN001, ANN202
+    return _wy_gradients_like(k, v, beta, decay, k_read)
+
+
+def _wy_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    k, v, beta, decay, k_read = inputs
+    ctx.save_for_backward(k, v, beta, decay, k_read, output[2])
+
+
+def _wy_apply(ctx: Any, du: Tensor, dw: Tensor, dt: Tensor) -> Any:
+    k, v, beta, decay, k_read, t = ctx.saved_tensors
+    dk, dv, dbeta, ddecay, dk_read = _wy_gradients(
+        k, v, beta, decay, k_read, t, du.contiguous(), dw.contiguous()
+    )
+    return dk, dv, dbeta, ddecay if decay is not None else None, dk_read if k_read is not None else None
+
+
+_wy.register_autograd(_wy_apply, setup_context=_wy_setup)
+
+
+def wy(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None) -> dict[str, Tensor]:
+    """As `archer.rules.algebra.wy`, for tensors that `kernels_for` accepts."""
+    kind = k.dtype
+    given = [
+        x if x is None else x.to(kind).expand(*k.shape[:-1], x.shape[-1]).contiguous()
+        for x in (decay, k_read)
+    ]
+    beta = beta.to(kind).expand(*k.shape[:-1], 1).contiguous()
+    u, w, _ = _wy(k.contiguous(), v.to(kind).contiguous(), beta, *given)
+    return {"u": u, "w": w}
+
+
+@torch.library.custom_op("archer::scan", mutates_args=())
+def _scan(
+    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, keep: Tensor | None, start: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    o, states, end = _scan_like(q, k, u, w, weights, keep, start)
+    chunks, heads = k.shape[0], start.numel() // (start.shape[-1] * start.shape[-2])
+    _scan_forward[(heads,)](
+        q, k, u, w, weights, keep, start, o, states, end, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
+        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
+    )  # fmt: skip
+    return o, states, end
+
+
+def _scan_like(q, k, u, w, weights, keep, start):  # noqa: ANN001, ANN202
+    return torch.empty_like(u), u.new_empty(k.shape[0], *start.shape), torch.empty_like(start)
+
+
+_scan.register_fake(_scan_like)
+
+
+@torch.library.custom_op("archer::scan_backward", mutates_args=())
+def _scan_gradients(
+    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, keep: Tensor | None, states: Tensor, do: Tensor,
+    dend: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    made = _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend)
+    chunks, heads = k.shape[0], dend.numel() // (dend.shape[-1] * dend.shape[-2])
+    _scan_backward[(heads,)](
+        q, k, u, w, weights, keep, states, do, dend, *made, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
+        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
+    )  # fmt: skip
+    return made
+
+
+def _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend):  # noqa: ANN001, ANN202
+    dkeep = dend.new_empty(0) if keep is None else torch.empty_like(keep, dtype=torch.float32)
+    same = tuple(torch.empty_like(x) for x in (q, k, u, w, weights))
+    return (*same, dkeep, torch.empty_like(dend))
+
+
+_scan_gradients.register_fake(_scan_gradients_like)
+
+
+def _scan_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    q, k, u, w, weights, keep, _ = inputs
+    ctx.save_for_backward(q, k, u, w, weights, keep, output[1])
+
+
+def _scan_apply(ctx: Any, do: Tensor, dstates: Tensor, dend: Tensor) -> Any:
+    q, k, u, w, weights, keep, states = ctx.saved_tensors
+    made = _scan_gradients(q, k, u, w, weights, keep, states, do.contiguous(), dend.contiguous())
+    dkeep = None if keep is None else made[5].to(keep.dtype)
+    return *made[:5], dkeep, made[6]
+
+
+_scan.register_autograd(_scan_apply, setup_context=_scan_setup)
+
+
+def scan(
+    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, keep: Tensor | None, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All chunks of a rule whose loop is plain from `e = u - w S` on: o [N, ..., C, Dv] and the last state.
+
+    q, k: as read and as written. keep [N, ..., 1, 1]: the state's factor per chunk, or None. start: S before
+    the first chunk, [..., Dk, Dv] in float32.
+    """
+    kind = u.dtype
+    shape = u.shape[:-2]
+    parts = [x.to(kind).expand(*shape, *x.shape[-2:]).contiguous() for x in (q, k, u, w, weights)]
+    kept = None if keep is None else keep.float().expand(*shape, 1, 1).contiguous()
+    o, _, end = _scan(*parts, kept, start.float().expand(*shape[1:], *start.shape[-2:]).contiguous())
+    return o, end

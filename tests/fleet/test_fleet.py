@@ -1,0 +1,134 @@
+"""A member of a fleet is the same run as alone, whatever its neighbours do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from archer.fleet.fleet import Fleet
+from archer.fleet.run import Outcome, Run
+from archer.fleet.state import Weights
+from archer.fleet.train import Options, build_model, train
+from tests.fleet.tiny import load, tiny_runs
+
+CPU = torch.device("cpu")
+
+
+def start(runs: list[Run]) -> Fleet:
+    return Fleet.start(build_model(runs[0]), runs, load, CPU)
+
+
+def losses_of(runs: list[Run], steps: int) -> torch.Tensor:
+    """[steps, F]: the loss before each step, over and over the same few batches."""
+    fleet = start(runs)
+    order = torch.arange(64).view(4, 16)
+    return torch.stack(
+        [fleet.train_step(order[i % 4].expand(len(runs), -1), fleet.rates) for i in range(steps)]
+    )
+
+
+@pytest.mark.parametrize("rule", ["delta_net", "gated_delta_net"])
+def test_a_member_equals_its_solo_run_over_200_steps(rule: str) -> None:
+    runs = tiny_runs(3, rule)
+    together = losses_of(runs, 200)
+    for index, run in list(enumerate(runs))[::2]:
+        assert torch.allclose(together[:, index], losses_of([run], 200)[:, 0], atol=1e-5, rtol=0)
+    assert together[-1].mean() < together[0].mean() - 0.1, "nothing was learned, so nothing was compared"
+
+
+def test_different_seeds_differ() -> None:
+    first, second = losses_of(tiny_runs(2, rates=(1e-3,)), 3).unbind(1)
+    assert (first - second).abs().min() > 1e-4
+
+
+def test_a_diverging_member_disturbs_no_other() -> None:
+    runs = tiny_runs(3)
+    wild = [runs[0], replace(runs[1], learning_rate=float("nan")), runs[2]]
+    outcomes = {outcome.key: outcome for outcome in train(wild, load=load)}
+    calm = {outcome.key: outcome for outcome in train([runs[0], runs[2]], load=load)}
+    assert outcomes[wild[1].key].status == "diverged"
+    assert outcomes[wild[1].key].held_out is None
+    for run in (runs[0], runs[2]):
+        assert results(outcomes[run.key]) == results(calm[run.key])
+
+
+def test_two_executions_agree() -> None:
+    runs = tiny_runs(3)
+    first, second = (sorted(map(results, train(runs, load=load))) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("largest", [1, 2])
+def test_waiting_runs_take_free_places(largest: int) -> None:
+    """Packed one or two at a time, the runs end as they do all together."""
+    runs = tiny_runs(5)
+    packed = sorted(map(results, train(runs, Options(largest=largest), load=load)))
+    assert packed == sorted(map(results, train(runs, load=load)))
+
+
+def test_adamw_is_torchs() -> None:
+    """Each member's weights move as torch.optim.AdamW moves them, with its own rate and decay."""
+    runs = tiny_runs(2)
+    fleet = start(runs)
+    mine = fleet.weights
+    theirs = [torch.nn.Parameter(row.clone()) for row in mine.flat]
+    optimisers = [
+        torch.optim.AdamW([row], lr=run.learning_rate, weight_decay=run.weight_decay)
+        for row, run in zip(theirs, runs, strict=True)
+    ]
+    for step in range(5):
+        gradient = torch.randn(mine.flat.shape, generator=torch.Generator().manual_seed(step))
+        mine.update(gradient, fleet.rates, fleet.decays)
+        for row, one, optimiser in zip(theirs, gradient, optimisers, strict=True):
+            row.grad = one.clone()
+            optimiser.step()
+    assert torch.allclose(mine.flat, torch.stack([row.detach() for row in theirs]), atol=1e-6)
+
+
+def test_out_of_memory_makes_the_fleet_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fleets of more than two members run out of memory in the middle of an epoch; the results stay."""
+    runs = tiny_runs(5)
+    wanted = sorted(map(results, train(runs, load=load)))
+    plain, calls = Weights.gradient, []
+
+    def scarce(self: Weights, loss: torch.Tensor) -> torch.Tensor:
+        calls.append(len(self.flat))
+        if len(self.flat) > 2 and len(calls) % 3 == 0:
+            raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+        return plain(self, loss)
+
+    monkeypatch.setattr(Weights, "gradient", scarce)
+    events: list[dict[str, object]] = []
+    assert sorted(map(results, train(runs, load=load, report=events.append))) == wanted
+    assert [e["members"] for e in events if e["event"] == "smaller"] == [2]
+
+
+def test_one_run_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(self: Weights, loss: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+
+    monkeypatch.setattr(Weights, "gradient", scarce)
+    with pytest.raises(MemoryError, match="one run of context-recall.* does not fit"):
+        list(train(tiny_runs(2), load=load))
+
+
+def test_a_run_stops_once_it_is_as_good_as_can_be_told() -> None:
+    runs = tiny_runs(2, setting="memorize", rates=(1e-2,), epochs=60, stop_accuracy=0.9)
+    for outcome in train(runs, load=load):
+        last = outcome.curve[-1]
+        assert min(last.test_accuracy, last.validation_accuracy) >= 0.9
+        assert outcome.epochs < 60
+
+
+def test_the_auto_encoder_learns() -> None:
+    runs = tiny_runs(2, setting="compress", rates=(1e-2,), epochs=8)
+    for outcome in train(runs, load=load):
+        assert outcome.curve[-1].train_loss < outcome.curve[0].train_loss - 0.05
+
+
+def results(outcome: Outcome) -> tuple[object, ...]:
+    """What a run resulted in, without how long it took."""
+    curve = tuple((point.epoch, round(point.test_loss, 4)) for point in outcome.curve)
+    return (outcome.key, outcome.status, outcome.epochs, curve)

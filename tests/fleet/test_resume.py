@@ -1,0 +1,98 @@
+"""A training process may be killed at any moment; the next one ends with the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from archer.fleet.run import Run
+from archer.fleet.train import Options, train
+from archer.fleet.wire import outcome_from_json, runs_to_json
+from tests.fleet.test_fleet import results
+from tests.fleet.tiny import load, tiny_runs
+
+ROUNDS = 20
+
+
+def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
+    """A real training process on these runs, with a checkpoint after every epoch."""
+    options = {"device": "cpu", "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
+    plan = {**runs_to_json(runs), "options": options, "threads": 1, "data_dir": None}
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "archer.fleet.worker", str(path)]
+    environment = {**os.environ, "ARCHER_CACHE": str(folder / "cache")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_killed_twenty_times_it_ends_with_the_same_results(tmp_path: Path) -> None:
+    runs = tiny_runs(4, epochs=30, evaluate_every=2)
+    left = {run.key: run for run in runs}
+    found, kills, chance = [], 0, random.Random(0)
+    while left:
+        process = begin(tmp_path, list(left.values()))
+        assert process.stdout is not None
+        lines_until_kill = chance.randrange(1, 5) if kills < ROUNDS else 10**9
+        for number, line in enumerate(process.stdout):
+            event = json.loads(line)
+            if event["event"] == "outcome":
+                outcome = outcome_from_json(event["outcome"], set(left))
+                found.append(outcome)
+                del left[outcome.key]
+            if number >= lines_until_kill:
+                time.sleep(chance.random() * 0.05)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+        process.stdout.close()
+        process.wait()
+    assert kills == ROUNDS
+    undisturbed = sorted(map(results, train(runs, load=load)))
+    assert sorted(map(results, found)) == undisturbed
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    write_checkpoint(path, {"weights": torch.arange(1000)})
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:20], b"", whole[:100] + b"x" + whole[101:]):
+        path.write_bytes(damaged)
+        assert read_checkpoint(path) is None
+    path.write_bytes(whole)
+    state = read_checkpoint(path)
+    assert state is not None
+    assert torch.equal(state["weights"], torch.arange(1000))
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.pt"
+    write_checkpoint(path, {"epoch": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(path, {"epoch": 2})
+    assert read_checkpoint(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_the_budget_leaves_the_rest_for_later(tmp_path: Path) -> None:
+    runs = tiny_runs(3)
+    options = Options(checkpoints=tmp_path, stop_after_seconds=1e-9)
+    assert list(train(runs, options, load=load)) == []
+    assert checkpoint_path(tmp_path, runs[0]).exists()
+    rest = sorted(map(results, train(runs, Options(checkpoints=tmp_path), load=load)))
+    assert rest == sorted(map(results, train(runs, load=load)))
+    assert not checkpoint_path(tmp_path, runs[0]).exists()
