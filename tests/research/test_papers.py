@@ -1,5 +1,6 @@
 """The paper cards: complete, found by the words a person would use, and extendable."""
 
+import json
 import re
 
 import pytest
@@ -140,3 +141,26 @@ def test_unknown_card_and_folder():
         get_card("pres-2021-alibi")
     with pytest.raises(CardError, match="no folder"):
         all_cards("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["negative", "eigenvalues"], "grazzi-2024-negative-eigenvalues"),
+        (["press-2021-alibi"], "What was shown"),
+        ([], "zhang-2019-rmsnorm"),
+    ],
+)
+def test_the_command_finds_and_shows(arguments, says):
+    from typer import Typer
+    from typer.testing import CliRunner
+
+    from archer.cli.papers import command
+
+    app = Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert says in result.stdout
+    as_json = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(as_json.stdout)

@@ -80,12 +80,14 @@ def test_nothing_is_proposed_twice(history_context):
     context, keys = history_context, set()
     space = Space(context.sources)
     known = {composition_key(space.composition(name)) for name in space.rules}
-    for _ in range(7):
+    for _ in range(4):
         proposal = StructuredResearcher().propose(context)
         key = composition_key(space.describe(proposal.source, proposal.rule))
         assert key not in keys | known
         keys.add(key)
         context = after(context, proposal)
+    left = untried(context, space, ("delta_net", "gated_delta_net", "hybrid"))
+    assert keys.isdisjoint(change.key for change in left)
 
 
 def test_restarted_from_the_ledger_it_goes_on_the_same_way(history_context, first):
@@ -131,12 +133,17 @@ def test_predictions_follow_the_preset_level(history_context):
 
 
 def test_state_changes_are_not_proposed_where_they_cannot_show(history_context):
-    settings = tuple(Setting(task, f"tiny-{task}", 16) for task in TASKS)
-    context = replace(history_context, settings=settings)
-    for _ in range(4):
-        proposal = StructuredResearcher().propose(context)
-        assert proposal.slots[0] not in ("retain", "write")
-        context = after(context, proposal)
+    space = Space(history_context.sources)
+
+    def slots(*lengths):
+        settings = tuple(Setting(TASKS[0], f"s{length}", length) for length in lengths)
+        others = tuple(Setting(task, f"t-{task}", 16) for task in TASKS[1:])
+        context = replace(history_context, settings=(*settings, *others))
+        return {change.slot for change in untried(context, space, ("delta_net",))}
+
+    assert {"retain", "write"} <= slots(16, 64)
+    assert slots(16, 32).isdisjoint({"retain", "write"})
+    assert "similarity" in slots(16)
 
 
 def test_past_misses_widen_the_intervals(history_context, first):
