@@ -1,4 +1,7 @@
-"""Checks the Triton kernels against their plain forms on this GPU: relative errors of outputs and gradients."""
+"""Checks the Triton kernels against their plain forms on this GPU.
+
+What is printed are the relative errors of outputs and gradients.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def compare(
     loaded = get_rule(rule)
     features = {n: torch.randn(heads, length, 1, generator=generator, device="cuda") for n in loaded.features}
     parameters = {n: torch.rand(heads, 1, 1, generator=generator, device="cuda") for n in loaded.parameters}
-    x |= {n: t for n, t in (features | parameters).items()}
+    x |= features | parameters
     out = torch.randn(heads, length, value, generator=generator, device="cuda").double()
 
     def run(kind: torch.dtype) -> list[torch.Tensor]:

@@ -27,7 +27,10 @@ def test_seeds_and_epochs_shuffle_differently() -> None:
 
 
 def test_positions_are_uniform() -> None:
-    """Over 4,000 shuffles every example comes first about equally often (chi-square, 9 degrees of freedom)."""
+    """Over 4,000 shuffles every example comes first about equally often.
+
+    Chi-square, 9 degrees of freedom.
+    """
     epochs = torch.arange(4000)
     first = shuffled(torch.zeros(4000, dtype=torch.long), epochs, 10, 10)[:, 0, 0]
     expected = 400

@@ -110,7 +110,7 @@ def test_one_run_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("not enough memory (made up by the test)")
 
     monkeypatch.setattr(Weights, "gradient", scarce)
-    with pytest.raises(MemoryError, match="one run of context-recall.* does not fit"):
+    with pytest.raises(MemoryError, match=r"one run of context-recall.* does not fit"):
         list(train(tiny_runs(2), load=load))
 
 

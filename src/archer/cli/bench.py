@@ -48,8 +48,8 @@ def command(
     arguments = dict(_argument(text) for text in argument or [])
     with LiveWatcher() as watcher:
         result = bench(
-            rules, project, preset=preset, reference=reference, arguments=arguments, trust=trust, watcher=watcher,
-            resources=resources(device, data, budget_seconds),
+            rules, project, preset=preset, reference=reference, arguments=arguments, trust=trust,
+            watcher=watcher, resources=resources(device, data, budget_seconds),
         )  # fmt: skip
     finish(result)
 

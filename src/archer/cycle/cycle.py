@@ -41,7 +41,10 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a cycle or a bench. `frame()` gives the scores, `runs_frame()` the runs, as pandas frames."""
+    """What came of a cycle or a bench.
+
+    `frame()` gives the scores and `runs_frame()` the runs, as pandas frames.
+    """
 
     cycle: CycleRecord
     runs: tuple[RunRecord, ...]
@@ -174,7 +177,8 @@ def _describe_history(lab: Laboratory) -> str:
     analysis = lab.analysis()
     ahead = {one.task: one.gap for one in analysis.standings}
     listed = ", ".join(f"{task} {ahead[task]:+.3f}" for task in analysis.tasks_behind)
-    return f"{sum(len(t.rows) for t in lab.history)} rows in {len(lab.history)} tables; {REFERENCE} is ahead on {listed}"
+    rows = sum(len(table.rows) for table in lab.history)
+    return f"{rows} rows in {len(lab.history)} tables; {REFERENCE} is ahead on {listed}"
 
 
 def _proposed(lab: Laboratory, cycle: CycleRecord) -> tuple[ProposalRecord | None, VerificationRecord | None]:

@@ -20,8 +20,8 @@ from archer.ledger.records import (
     CheckRecord,
     CycleRecord,
     ProposalRecord,
-    RunRecord,
     RuleSource,
+    RunRecord,
     VerdictRecord,
     VerificationRecord,
 )
@@ -187,8 +187,11 @@ class Laboratory:
         )
 
     def train_proposal(self, proposal: ProposalRecord, verification: VerificationRecord) -> list[RunRecord]:
-        """Candidate, parent, reference and base on the same grid. Where the candidate computes what its parent
-        computes, it is not trained: the parent's runs stand in for its own."""
+        """Candidate, parent, reference and base on the same grid.
+
+        Where the candidate computes what its parent computes, it is not trained: the parent's runs stand in
+        for its own.
+        """
         reached = [
             s for s in self.preset.settings if verification.reach is None or s.name in verification.reach
         ]

@@ -98,6 +98,9 @@ def read_rule_file(path: Path, trust: bool = False) -> Rule:
 
 
 def with_width(preset: Preset, **changes: Any) -> Preset:
-    """A preset with other numbers (for tests and experiments); it gets another name, so that runs never mix."""
+    """A preset with other numbers, for tests and experiments.
+
+    It gets another name, so that runs never mix.
+    """
     digest = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:6]
     return replace(preset, name=f"{preset.name}-{digest}", **changes)

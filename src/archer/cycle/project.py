@@ -1,4 +1,4 @@
-"""A project folder: the ledger, the rules that were written, the reports, and the training processes' scratch."""
+"""A project folder: the ledger, the rules that were written, the reports, the training processes' scratch."""
 
 from __future__ import annotations
 

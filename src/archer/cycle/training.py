@@ -1,4 +1,7 @@
-"""Training what the ledger lacks: data first, then contained training processes, every outcome kept at once."""
+"""Training what the ledger lacks.
+
+Data first, then contained training processes; every outcome is kept at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from archer.cycle.watch import Watcher
 from archer.fleet.launch import Crash, PlainProcess, Plan, Process, available_devices, cpu_threads, launch
 from archer.fleet.run import Outcome, Run
 from archer.ledger import Ledger
-from archer.ledger.records import CurvePoint, RunRecord, RuleSource
+from archer.ledger.records import CurvePoint, RuleSource, RunRecord
 from archer.mad.store import cache_folder, load
 
 FOREVER_SECONDS = 30 * 24 * 3600
@@ -121,8 +124,8 @@ class _ContainedProcess:
             }
             writable = [compiled]
         self.contained = start(
-            command, scratch=scratch, limits=_limits(gpu), readable=[cache_folder(), *readable], writable=writable,
-            environment=environment, gpu=gpu,
+            command, scratch=scratch, limits=_limits(gpu), readable=[cache_folder(), *readable],
+            writable=writable, environment=environment, gpu=gpu,
         )  # fmt: skip
 
     def lines(self) -> Iterator[str]:

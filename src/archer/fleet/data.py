@@ -1,4 +1,7 @@
-"""Training data on the device: every set once, shuffled there, in an order that only run seed and epoch decide."""
+"""Training data on the device: every set is there once, and shuffled there.
+
+The order is decided by the run's seed and the epoch alone.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from archer import mad
 from archer.fleet.run import Run
 from archer.mad import Examples, Setting
 
 IGNORED = -100
-Load = Callable[[Setting, int, str], Examples]
+Load = Callable[[Setting, int, mad.Split], Examples]
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,11 @@ class Split:
         return Split(self.inputs, self.targets, self.which[members])
 
 
-def load_split(runs: Sequence[Run], split: str, load: Load, device: torch.device) -> Split:
-    """The sets of all runs on the device; runs with equal setting and seed share one. T is the padded length."""
+def load_split(runs: Sequence[Run], split: mad.Split, load: Load, device: torch.device) -> Split:
+    """The sets of all runs on the device; runs with equal setting and seed share one.
+
+    T is the padded length.
+    """
     keys = list(dict.fromkeys((run.setting, run.seed) for run in runs))
     sets = [load(setting, seed, split) for setting, seed in keys]
     dtype = torch.int16 if max(setting.vocabulary for setting, _ in keys) < 2**15 else torch.int32

@@ -43,7 +43,10 @@ def bytes_saved(model: Model, run: Run, load: Load) -> int:
 
 
 def free_bytes_cpu() -> int:
-    """Memory that this process may still use: what the kernel calls available, or the control group's rest."""
+    """Memory that this process may still use.
+
+    What the kernel calls available, or the control group's rest where that is less.
+    """
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -17,6 +17,7 @@ from typing import Any
 
 
 def main(argv: list[str]) -> int:
+    """Trains the plan in the file argv[0]; returns the exit status, 2 where the user can put it right."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
 

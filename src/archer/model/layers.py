@@ -72,7 +72,10 @@ def embed(table: Tensor, tokens: Tensor) -> Tensor:
 
 
 def sinusoid_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Sine and cosine position features [T, D] with geometric wavelengths (Vaswani 2017, arXiv:1706.03762)."""
+    """Sine and cosine position features [T, D] with geometric wavelengths.
+
+    Source: Vaswani 2017, arXiv:1706.03762.
+    """
     half = width // 2
     rates = torch.exp(
         torch.arange(half, device=device) * (-torch.log(torch.tensor(10000.0)).item() / (half - 1))

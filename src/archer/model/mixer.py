@@ -98,7 +98,9 @@ class RuleMixer:
             ]
         specs += [self._rule_spec(name, parameter) for name, parameter in self.rule.parameters.items()]
         specs += [
-            self._bias_spec(name) for name, feature in self.rule.features.items() if feature.bias is not None
+            self._bias_spec(name, feature.bias)
+            for name, feature in self.rule.features.items()
+            if feature.bias is not None
         ]
         specs.append(ParameterSpec("norm", (self.value_size,), ONES))
         specs.append(ParameterSpec("out", (self.heads_value, self.width), linear_initial(self.heads_value)))
@@ -111,10 +113,8 @@ class RuleMixer:
         initial = parameter.initial if drawn else Initial("constant", parameter.stored_initial())
         return ParameterSpec(f"rule.{name}", shape, initial)  # type: ignore[arg-type]
 
-    def _bias_spec(self, name: str) -> ParameterSpec:
-        return ParameterSpec(
-            f"bias.{name}", (self._columns[name],), Initial("constant", self.rule.features[name].bias)
-        )  # type: ignore[arg-type]
+    def _bias_spec(self, name: str, bias: float) -> ParameterSpec:
+        return ParameterSpec(f"bias.{name}", (self._columns[name],), Initial("constant", bias))
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
         """x [F, B, T, D] to [F, B, T, D]."""

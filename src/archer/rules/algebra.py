@@ -62,13 +62,19 @@ class _Kernels:
 
 
 def enable_kernels() -> None:
-    """From now on GPU tensors go through the Triton kernels, where sizes fit; without Triton nothing changes."""
+    """From now on GPU tensors go through the Triton kernels, where sizes fit.
+
+    Without Triton nothing changes.
+    """
     if _Kernels.module is None and find_spec("triton") is not None:
         _Kernels.module = import_module("archer.rules.kernels")
 
 
 def kernels_for(k: Tensor, *sizes: int) -> Any:
-    """The kernels, if they are enabled and take such tensors: on a GPU, all sizes powers of two from 16 on."""
+    """The kernels, if they are enabled and take such tensors.
+
+    That is on a GPU, in bfloat16 or float32, with all sizes powers of two from 16 to 128.
+    """
     fits = all(size in (16, 32, 64, 128) for size in (k.shape[-1], *sizes))
     fits = fits and k.is_cuda and k.dtype in (torch.bfloat16, torch.float32)
     return _Kernels.module if fits else None

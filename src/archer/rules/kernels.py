@@ -1,8 +1,8 @@
 """Triton kernels for the two fixed parts of the chunk loop, for GPUs: the WY form, and the plain scan.
 
 Both do for one chunk of one head, in registers, what takes a dozen passes over memory as separate products of
-32 by 32 matrices. `wy` (in `archer.rules.algebra`) and the chunk loop use them where `kernels_for` says so; the
-plain PyTorch forms are their references, and a test compares outputs and all gradients.
+32 by 32 matrices. `wy` (in `archer.rules.algebra`) and the chunk loop use them where `kernels_for` says so;
+the plain PyTorch forms are their references, and a test compares outputs and all gradients.
 
 Axes: leading axes are flattened to L; N chunks in front where the order of chunks matters: [N, M, C, D].
 Products take operands in the precision of k (bfloat16 in training) and add up in float32.
@@ -62,7 +62,8 @@ def _wy_forward(
 @triton.jit
 def _wy_backward(
     k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read,
-    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, READ: tl.constexpr, P: tl.constexpr,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    DECAY: tl.constexpr, READ: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64)
     rows = tl.arange(0, C)
@@ -157,6 +158,11 @@ def _scan_backward(
     tl.store(_tile(dstart, head, K, V), gradient)
 
 
+def _over(kernel: Any, programs: int) -> Any:
+    """The kernel, to be called with its arguments, over a grid of so many programs."""
+    return kernel[(programs,)]
+
+
 def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
@@ -171,7 +177,7 @@ def _wy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     u, w, t = torch.empty_like(v), torch.empty_like(k), k.new_empty(*k.shape[:-1], k.shape[-2])
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
-    _wy_forward[(k.numel() // (size * key),)](
+    _over(_wy_forward, k.numel() // (size * key))(
         k, v, beta, decay, k_read, u, w, t, C=size, K=key, V=value, LEVELS=_levels(size),
         DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
     )  # fmt: skip
@@ -198,7 +204,7 @@ def _wy_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dk, dv, dbeta, ddecay, dk_read = _wy_gradients_like(k, v, beta, decay, k_read)
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
-    _wy_backward[(k.numel() // (size * key),)](
+    _over(_wy_backward, k.numel() // (size * key))(
         k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read, C=size, K=key, V=value,
         DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
     )  # fmt: skip
@@ -210,13 +216,16 @@ def _wy_gradients_like(
 ) -> Any:
     empty = k.new_empty(0)
     return (
-        torch.empty_like(k), torch.empty_like(v), torch.empty_like(beta),
-        empty if decay is None else torch.empty_like(decay), k.new_empty(0) if k_read is None else torch.empty_like(k_read),
-    )  # fmt: skip
+        torch.empty_like(k),
+        torch.empty_like(v),
+        torch.empty_like(beta),
+        empty if decay is None else torch.empty_like(decay),
+        k.new_empty(0) if k_read is None else torch.empty_like(k_read),
+    )
 
 
 @_wy_gradients.register_fake
-def _(k, v, beta, decay, k_read, t, du, dw):  # noqa: ANN001, ANN202
+def _(k, v, beta, decay, k_read, t, du, dw):
     return _wy_gradients_like(k, v, beta, decay, k_read)
 
 
@@ -254,14 +263,14 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     o, states, end = _scan_like(q, k, u, w, weights, keep, start)
     chunks, heads = k.shape[0], start.numel() // (start.shape[-1] * start.shape[-2])
-    _scan_forward[(heads,)](
+    _over(_scan_forward, heads)(
         q, k, u, w, weights, keep, start, o, states, end, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
         V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
     )  # fmt: skip
     return o, states, end
 
 
-def _scan_like(q, k, u, w, weights, keep, start):  # noqa: ANN001, ANN202
+def _scan_like(q, k, u, w, weights, keep, start):
     return torch.empty_like(u), u.new_empty(k.shape[0], *start.shape), torch.empty_like(start)
 
 
@@ -270,19 +279,19 @@ _scan.register_fake(_scan_like)
 
 @torch.library.custom_op("archer::scan_backward", mutates_args=())
 def _scan_gradients(
-    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, keep: Tensor | None, states: Tensor, do: Tensor,
-    dend: Tensor,
+    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor, keep: Tensor | None, states: Tensor,
+    do: Tensor, dend: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     made = _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend)
     chunks, heads = k.shape[0], dend.numel() // (dend.shape[-1] * dend.shape[-2])
-    _scan_backward[(heads,)](
+    _over(_scan_backward, heads)(
         q, k, u, w, weights, keep, states, do, dend, *made, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
         V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
     )  # fmt: skip
     return made
 
 
-def _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend):  # noqa: ANN001, ANN202
+def _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend) -> Any:
     dkeep = dend.new_empty(0) if keep is None else torch.empty_like(keep, dtype=torch.float32)
     same = tuple(torch.empty_like(x) for x in (q, k, u, w, weights))
     return (*same, dkeep, torch.empty_like(dend))
