@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from archer.errors import UserError
 from archer.mad.settings import (
     COMPRESS,
     CONTEXT_RECALL,
@@ -50,7 +51,7 @@ USUAL_SEED = "12345"
 Array = np.ndarray[Any, Any]
 
 
-class PublishedDataError(ValueError):
+class PublishedDataError(UserError):
     """Files of a published data set that are missing or are not what the setting says."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from archer.errors import UserError
 from archer.mad.settings import BATCH_SIZE, IGNORED
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class ScoreError(ValueError):
+class ScoreError(UserError):
     """Predictions and targets that cannot be compared."""
 
 

@@ -16,6 +16,8 @@ import difflib
 from dataclasses import dataclass, replace
 from math import perm
 
+from archer.errors import UserError
+
 COMPRESS = "Compress"
 CONTEXT_RECALL = "Context Recall"
 FUZZY_RECALL = "Fuzzy Recall"
@@ -33,7 +35,7 @@ BATCH_SIZE = 128
 """mad-lab's batch, which its score also averages over."""
 
 
-class SettingError(ValueError):
+class SettingError(UserError):
     """A setting that cannot exist, or a name that is not known."""
 
 
