@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.data import IGNORED, load_split, shuffled
-from tests.fleet.tiny import load, tiny_runs
 
 
 def test_an_epoch_sees_every_example_once() -> None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import Outcome, Run
 from archer.fleet.state import Weights
 from archer.fleet.train import Options, build_model, train
-from tests.fleet.tiny import load, tiny_runs
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fleet.test_fleet import results
+from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.launch import Crash, Plan, launch
 from archer.fleet.run import Outcome, Run
 from archer.fleet.train import train
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
-from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load, tiny_runs
 
 
 @pytest.fixture

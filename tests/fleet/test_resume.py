@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.fleet.test_fleet import results
+from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from archer.fleet.run import Run
 from archer.fleet.train import Options, train
 from archer.fleet.wire import outcome_from_json, runs_to_json
-from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load, tiny_runs
 
 ROUNDS = 20
 
