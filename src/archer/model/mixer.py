@@ -181,7 +181,13 @@ class ModuleMixer:
 
     @cached_property
     def _module(self) -> torch.nn.Module:
-        return self.make()
+        """The module that lends its forward pass (and its buffers) to all runs."""
+        return self._made(0)
+
+    def _made(self, seed: int) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.make()
 
     def specs(self) -> tuple[ParameterSpec, ...]:
         named = self._module.named_parameters()
@@ -189,12 +195,12 @@ class ModuleMixer:
 
     def initial_values(self, seed: int) -> dict[str, Tensor]:
         """First values as the module itself draws them, under this seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return {name: p.detach().float() for name, p in self.make().named_parameters()}
+        return {name: p.detach().float() for name, p in self._made(seed).named_parameters()}
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
+        module = self._module  # made before vmap, which draws no random numbers
+
         def one(values: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            return torch.func.functional_call(self._module, values, (inputs,))
+            return torch.func.functional_call(module, values, (inputs,))
 
         return torch.func.vmap(one, randomness="error")(dict(parameters), x)
