@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from archer.fleet.capture import captured_step
-from archer.fleet.compile import compiler_for
+from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import Recipe, Run
 from archer.fleet.subjects import rule_subject
@@ -57,7 +57,7 @@ def measure(
     """Seconds to the first step, then milliseconds per step per run (median of five blocks)."""
     began = time.perf_counter()
     model = build_model(runs[0])
-    region = compiler_for(runs[0]) if compiled else None
+    region = compiler() if compiled else None
     fleet = Fleet.start(model, runs, random_examples, device, region)
     step(fleet, 0, captured)
     wait(device)
@@ -82,7 +82,7 @@ def measure(
 
 def profile(runs: list[Run], device: torch.device, compiled: bool) -> None:
     """Prints the operations that took most of the device's time in three steps."""
-    region = compiler_for(runs[0]) if compiled else None
+    region = compiler() if compiled else None
     fleet = Fleet.start(build_model(runs[0]), runs, random_examples, device, region)
     step(fleet, 0)
     with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profiler:
@@ -99,7 +99,7 @@ def profile(runs: list[Run], device: torch.device, compiled: bool) -> None:
 def check(rule: str, device: torch.device, compiled: bool, length: int) -> float:
     """Largest difference between the losses of a fleet's members and the same runs alone, over 20 steps."""
     runs = make_runs(rule, 4, length, "fp32")
-    region = compiler_for(runs[0]) if compiled else None
+    region = compiler() if compiled else None
     together = Fleet.start(build_model(runs[0]), runs, random_examples, device, region)
     alone = [Fleet.start(build_model(run), [run], random_examples, device) for run in (runs[0], runs[3])]
     worst = 0.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "run": "archer.cli.run",
+    "discover": "archer.cli.discover",
     "try": "archer.cli.try_",
     "bench": "archer.cli.bench",
     "new": "archer.cli.new",
@@ -28,6 +29,7 @@ COMMANDS = {
     "rules": "archer.cli.rules",
     "compose": "archer.cli.compose",
     "export": "archer.cli.export",
+    "mcp": "archer.cli.mcp",
     "papers": "archer.cli.papers",
     "mad": "archer.cli.mad",
     "doctor": "archer.cli.doctor",

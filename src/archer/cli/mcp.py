@@ -17,7 +17,6 @@ from archer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archer.cycle.cycle import Result
     from archer.cycle.laboratory import Laboratory
     from archer.cycle.training import Resources
     from archer.ledger.records import ProposalRecord, VerdictRecord
@@ -186,27 +185,12 @@ class ProjectDesk:
                 submission.done.set()
 
     def _cycle(self, submission: Submission) -> None:
+        from archer.cycle import submit
+
         result = submit(submission.record, self.project, self.preset, self.resources)
         submission.message = result.verdict.summary if result.verdict else result.cycle.message
         submission.verdict = result.verdict
         submission.state = result.cycle.state
-
-
-def submit(record: ProposalRecord, project: Path, preset: Preset, resources: Resources) -> Result:
-    """One cycle with a given proposal. Interrupted, the same proposal continues where it stopped."""
-    from archer.cycle import cycle as parts
-    from archer.cycle.laboratory import open_laboratory
-
-    with open_laboratory(project, preset, resources=resources) as lab:
-        known = lab.ledger.proposals(id=record.id)
-        record = known[0] if known else record
-        cycle = lab.begin("agent", proposal=record.id)
-        lab.ledger.add_proposal(record)
-        cycle = lab.put(cycle, proposal=record.id)
-        verification = parts._verify(lab, record)
-        if not verification.passed:
-            return parts._close(lab, cycle, "rejected", record, verification)
-        return parts._train_and_judge(lab, cycle, record, verification)
 
 
 def _verdict_facts(verdict: VerdictRecord) -> dict[str, Any]:

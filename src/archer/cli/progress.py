@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from archer.ledger.records import RunRecord
 
 PHASES = {
+    "cycle": "Cycle",
     "history": "Read the history",
     "propose": "Propose",
     "verify": "Verify",
@@ -35,6 +36,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         )  # fmt: skip
         self.runs: Any = None
         self.fleets: dict[str, Any] = {}
+        self.said: set[str] = set()
 
     def __enter__(self) -> LiveWatcher:
         self.bars.start()
@@ -57,6 +59,10 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         """Starts the bar over all runs."""
         if known:
             self.note(f"{known} of {runs} runs are in the ledger already")
+        for bar in (self.runs, *self.fleets.values()):
+            if bar is not None:
+                self.bars.remove_task(bar)
+        self.runs, self.fleets = None, {}
         if runs > known:
             self.runs = self.bars.add_task("runs", total=runs, completed=known, seen="")
 
@@ -73,6 +79,9 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         elif event["event"] == "epoch" and device in self.fleets:
             seen = "  ".join(f"{task} {score:.2f}" for task, score in event["best"].items())
             self.bars.update(self.fleets[device], completed=event["epoch"], seen=seen)
+        elif event["event"] == "unsaved" and event["message"] not in self.said:
+            self.said.add(event["message"])
+            self.note(f"{event['message']}; training goes on, but an interruption costs its work")
         elif event["event"] == "smaller":
             self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
 

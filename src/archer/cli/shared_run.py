@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from archer.cycle.cycle import Result
     from archer.cycle.training import Resources
+    from archer.research.exchange import Transport
+    from archer.research.researcher import Researcher
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="Project folder: ledger, rules, reports.")
@@ -29,9 +31,22 @@ BudgetOption = Annotated[
     float | None,
     typer.Option("--budget-seconds", help="Stop training after so long; the same command continues."),
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A language model as the researcher, provider:name. Several take turns."),
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--base-url", help="An OpenAI-compatible server, with its /v1.")
+]
+CostOption = Annotated[
+    float | None, typer.Option("--max-cost", min=0, help="Dollars that each model may spend in this project.")
+]
+ReplayOption = Annotated[
+    Path | None, typer.Option("--replay", help="Answer from a recorded exchanges.jsonl, offline.")
+]
 LanguageOption = Annotated[str, typer.Option("--language", help="Language of the report: en or zh.")]
 
-STATUS = {"finished": 0, "rejected": 3, "failed": 4}
+STATUS = {"finished": 0, "rejected": 3, "failed": 4, "running": 5}
 
 
 def resources(device: str | None, data: Path | None, budget_seconds: float | None) -> Resources:
@@ -41,12 +56,69 @@ def resources(device: str | None, data: Path | None, budget_seconds: float | Non
     return Resources(device=device, data_dir=data, budget_seconds=budget_seconds)
 
 
+def researcher_of(
+    project: Path,
+    preset: str,
+    model: list[str] | None,
+    base_url: str | None,
+    max_cost: float | None,
+    replay: Path | None,
+) -> Researcher:
+    """Who proposes: the structured search, or one or several language models with it as their fallback.
+
+    Every exchange with a model is kept in exchanges.jsonl in the project folder.
+    """
+    from archer.cycle.plan import get_preset
+    from archer.errors import UserError
+    from archer.research.structured import StructuredResearcher
+
+    given = {"--base-url": base_url, "--max-cost": max_cost, "--replay": replay}
+    alone = [name for name, value in given.items() if value is not None]
+    if not model:
+        if alone:
+            raise UserError(f"{alone[0]} needs --model: give provider:name, such as openai:gpt-5")
+        return StructuredResearcher()
+
+    from archer.cycle.team import Models, verifier
+    from archer.research.model import ModelResearcher
+
+    verify = verifier(project, get_preset(preset))
+    transports = _transports(project, model, base_url, replay)
+    members = [
+        ModelResearcher(name, transports[name], verify=verify, max_dollars=max_cost) for name in transports
+    ]
+    return members[0] if len(members) == 1 else Models(members)
+
+
+def _transports(
+    project: Path, models: list[str], base_url: str | None, replay: Path | None
+) -> dict[str, Transport]:
+    """One line to each model; all recorded in one transcript, or all answered from one."""
+    from importlib.util import find_spec
+
+    from archer.errors import UserError
+    from archer.research.exchange import Address, PydanticTransport, Recorder, Replay, append_to
+
+    for name in models:
+        if not all(name.partition(":")):
+            raise UserError(f"--model is '{name}': expected provider:name, such as openai:gpt-5")
+    if replay is not None:
+        return dict.fromkeys(models, Replay(replay))
+    if find_spec("pydantic_ai") is None:
+        raise UserError("--model needs the extra llm: pip install 'archer-lab[llm]'")
+    write = append_to(project / "exchanges.jsonl")
+    return {name: Recorder(PydanticTransport(Address(name, base_url)), write) for name in models}
+
+
 def finish(result: Result) -> None:
     """Prints the table and the paths, and leaves with the status that says what happened."""
     from archer.cli.console import results
     from archer.report import final_table
 
     console = results()
+    if result.cycle.state == "running":
+        console.print(f"{result.cycle.message}.", soft_wrap=True)
+        raise typer.Exit(STATUS["running"])
     if result.cycle.state == "rejected":
         console.print(f"No proposal passed verification. The last one: {result.cycle.message}")
     elif result.cycle.state == "failed":

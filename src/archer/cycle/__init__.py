@@ -1,4 +1,4 @@
-"""One research cycle, and its parts for people: `run`, `bench`, `try_rule`.
+"""One research cycle, and its parts for people: `run`, `bench`, `try_rule`; and many of them: `discover`.
 
 `project` is a folder with its ledger; `plan` turns rules and a preset into runs; `training` trains what the
 ledger lacks; `cycle` is the cycle itself.
@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archer.cycle.cycle import Result, bench, run, try_rule
+    from archer.cycle.campaign import Discovery, discover
+    from archer.cycle.cycle import Result, bench, run, submit, try_rule
     from archer.cycle.project import Project
     from archer.cycle.watch import Watcher
 
-__all__ = ["Project", "Result", "Watcher", "bench", "run", "try_rule"]
+__all__ = ["Discovery", "Project", "Result", "Watcher", "bench", "discover", "run", "submit", "try_rule"]
 
 _HOME = {
     "Result": "cycle",
     "bench": "cycle",
     "run": "cycle",
+    "submit": "cycle",
     "try_rule": "cycle",
+    "Discovery": "campaign",
+    "discover": "campaign",
     "Project": "project",
     "Watcher": "watch",
 }

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.laboratory import Laboratory, company, open_laboratory
+from archer.cycle.laboratory import Laboratory, company, open_laboratory, repeats
 from archer.cycle.plan import get_preset, named_subject, read_rule_file, recipe_of, runs_of
 from archer.cycle.project import DEFAULT, now
-from archer.cycle.training import Resources
+from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
 from archer.ledger.records import (
     Comparison,
@@ -28,7 +28,7 @@ from archer.ledger.records import (
     VerificationRecord,
 )
 from archer.mad import Preset
-from archer.rules import REFERENCE
+from archer.rules import BASE, REFERENCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,8 @@ def run(
     """One cycle with a researcher (the structured search, unless another is given).
 
     The result's cycle is "finished", "rejected" (no proposal passed verification) or "failed" (nothing
-    could be scored). Raises UserError for wrong input, before anything is written.
+    could be scored), or still "running" where the budget of time was used up: the same call continues.
+    Raises UserError for wrong input, before anything is written.
     """
     from archer.research.structured import StructuredResearcher
 
@@ -94,24 +95,29 @@ def run(
         project, preset, history=history, seed=seed, resources=resources, watcher=watcher
     ) as lab:
         cycle = lab.begin("run", researcher=researcher.name)
-        lab.watcher.phase("history", _describe_history(lab))
-        proposal, verification = _proposed(lab, cycle)
-        attempts = 0
-        while verification is None or not verification.passed:
-            if attempts == ATTEMPTS:
-                return _close(lab, cycle, "rejected", proposal, verification)
-            attempts += 1
-            if proposal is None or verification is not None:
-                lab.watcher.phase("propose", researcher.name)
-                proposal = researcher.propose(lab.context())
-                lab.ledger.add_proposal(proposal)
-                cycle = lab.put(cycle, proposal=proposal.id)
-            verification = _verify(lab, proposal)
-        assert proposal is not None
-        result = _train_and_judge(lab, cycle, proposal, verification)
-        if result.verdict:
-            researcher.learn(result.verdict, proposal)
-        return result
+        lab.watcher.phase("history", describe_history(lab))
+        return advance(lab, cycle, researcher)
+
+
+def advance(lab: Laboratory, cycle: CycleRecord, researcher: Researcher) -> Result:
+    """Takes a cycle, new or interrupted, to its end. What the ledger holds of it is not done again."""
+    proposal, verification = _proposed(lab, cycle)
+    attempts = 0
+    while verification is None or not verification.passed:
+        if attempts == ATTEMPTS:
+            return _close(lab, cycle, "rejected", proposal, verification)
+        attempts += 1
+        if proposal is None or verification is not None:
+            lab.watcher.phase("propose", researcher.name)
+            proposal = researcher.propose(lab.context())
+            cycle = lab.put(cycle, proposal=proposal.id)
+            lab.ledger.add_proposal(proposal)
+        verification = _verify(lab, proposal)
+    assert proposal is not None
+    result = _train_and_judge(lab, cycle, proposal, verification)
+    if result.verdict:
+        researcher.learn(result.verdict, proposal)
+    return result
 
 
 def try_rule(
@@ -134,12 +140,36 @@ def try_rule(
             id=f"person-{rule.hash}-{cycle.id}", rule=rule.name, parent=rule.parent or "", slots=rule.own,
             source=rule.source, reason=rule.title, predictions=(), researcher="person", created_at=now(),
         )  # fmt: skip
-        lab.ledger.add_proposal(proposal)
-        cycle = lab.put(cycle, proposal=proposal.id)
-        verification = _verify(lab, proposal, trust, allow_many)
-        if not verification.passed:
-            return _close(lab, cycle, "rejected", proposal, verification)
-        return _train_and_judge(lab, cycle, proposal, verification)
+        return carry_out(lab, cycle, proposal, trust, allow_many)
+
+
+def submit(
+    record: ProposalRecord,
+    project: str | Path = DEFAULT,
+    preset: str | Preset = "smoke",
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """One cycle with a given proposal. Interrupted, the same proposal continues where it stopped."""
+    with open_laboratory(project, get_preset(preset), resources=resources, watcher=watcher) as lab:
+        known = lab.ledger.proposals(id=record.id)
+        return carry_out(lab, lab.begin("agent", proposal=record.id), known[0] if known else record)
+
+
+def carry_out(
+    lab: Laboratory,
+    cycle: CycleRecord,
+    proposal: ProposalRecord,
+    trust: bool = False,
+    allow_many: bool = False,
+) -> Result:
+    """Takes a cycle whose proposal is given from verification to its end."""
+    lab.ledger.add_proposal(proposal)
+    cycle = lab.put(cycle, proposal=proposal.id)
+    verification = _verify(lab, proposal, trust, allow_many)
+    if not verification.passed:
+        return _close(lab, cycle, "rejected", proposal, verification)
+    return _train_and_judge(lab, cycle, proposal, verification)
 
 
 def bench(
@@ -163,7 +193,10 @@ def bench(
         cycle = lab.begin("bench", rules=[subject.hash for subject in subjects])
         lab.watcher.phase("train", ", ".join(subject.name for subject in subjects))
         runs = [run for subject in subjects for run in runs_of(subject, preset, recipe_of(preset))]
-        records = lab.train(runs)
+        try:
+            records = lab.train(runs)
+        except TimeIsUp as pause:
+            return _paused(lab, cycle, pause)
         cycle = lab.put(cycle, rules=tuple(s.name for s in subjects), run_keys=tuple(r.key for r in records))
         lab.watcher.phase("judge")
         comparisons = tuple(
@@ -172,7 +205,7 @@ def bench(
         return _close(lab, cycle, _state(records), runs=records, comparisons=comparisons)
 
 
-def _describe_history(lab: Laboratory) -> str:
+def describe_history(lab: Laboratory) -> str:
     """One line for the person who watches: where the reference is ahead."""
     analysis = lab.analysis()
     ahead = {one.task: one.gap for one in analysis.standings}
@@ -185,15 +218,19 @@ def _proposed(lab: Laboratory, cycle: CycleRecord) -> tuple[ProposalRecord | Non
     """What an interrupted cycle already had: its proposal and, if it was verified, the verification."""
     if cycle.proposal is None:
         return None, None
-    proposal = lab.ledger.proposals(id=cycle.proposal)[0]
-    found = lab.ledger.verifications(rule=proposal.rule)
-    return proposal, found[-1] if found else None
+    kept = lab.ledger.proposals(id=cycle.proposal)
+    if not kept:  # stopped between the cycle's note of its proposal and the proposal itself
+        return None, None
+    found = () if repeats(kept[0]) else lab.ledger.verifications(rule=kept[0].rule)
+    return kept[0], found[-1] if found else None
 
 
 def _verify(
     lab: Laboratory, proposal: ProposalRecord, trust: bool = False, allow_many: bool = False
 ) -> VerificationRecord:
     lab.watcher.phase("verify", f"{proposal.rule}: {proposal.reason}" if proposal.reason else proposal.rule)
+    if repeats(proposal):
+        return lab.known_verification(proposal.rule)
     verification = lab.verify(proposal, trust, allow_many)
     for check in verification.checks:
         if not check.passed:
@@ -204,9 +241,14 @@ def _verify(
 def _train_and_judge(
     lab: Laboratory, cycle: CycleRecord, proposal: ProposalRecord, verification: VerificationRecord
 ) -> Result:
+    from archer.judge import compare
+
     lab.watcher.phase("train", f"{proposal.rule} beside {' and '.join(company(proposal))}")
     began = time.monotonic()
-    records = lab.train_proposal(proposal, verification)
+    try:
+        records = lab.train_proposal(proposal, verification)
+    except TimeIsUp as pause:
+        return _paused(lab, cycle, pause, proposal, verification)
     keys = tuple(record.key for record in records if not record.key.endswith("="))
     rules = (proposal.rule, *company(proposal))
     cycle = lab.put(cycle, rules=rules, run_keys=keys, wall_seconds=round(time.monotonic() - began, 1))
@@ -214,7 +256,20 @@ def _train_and_judge(
         return _close(lab, cycle, "failed", proposal, verification, runs=tuple(records))
     lab.watcher.phase("judge")
     verdict = lab.judge(proposal, verification, records)
-    return _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records))
+    beside = (compare(records, BASE, REFERENCE, preset=lab.preset.name),)
+    return _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records), beside)
+
+
+def _paused(
+    lab: Laboratory,
+    cycle: CycleRecord,
+    pause: TimeIsUp,
+    proposal: ProposalRecord | None = None,
+    verification: VerificationRecord | None = None,
+) -> Result:
+    """The budget of time is used up: the cycle stays open, and the same call goes on with it."""
+    cycle = lab.put(cycle, message=str(pause))
+    return Result(cycle, pause.records, (), None, proposal, verification)
 
 
 def _state(records: Sequence[RunRecord]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from archer.cycle.plan import recipe_of, runs_of, subject_of
 from archer.cycle.project import Project, now
-from archer.cycle.training import Resources, train_missing
+from archer.cycle.training import Resources, check_resources, train_missing
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.run import Run, Subject
@@ -51,7 +52,16 @@ class Laboratory:
         for source in self.ledger.proposals():
             self.found.setdefault(source.rule, source.source)
 
+    @property
+    def history_digest(self) -> str:
+        """Names what the history tables hold, in 12 hex digits."""
+        return _digest(self.history)
+
     # Rules
+
+    def known_rules(self) -> list[Rule]:
+        """The built-in rules, and those of this project that passed verification."""
+        return [self.find(name) for name in dict.fromkeys([*rule_names(), *self._accepted()])]
 
     def find(self, name: str) -> Rule:
         """A rule by name: built in, or proposed in this project and verified."""
@@ -65,7 +75,7 @@ class Laboratory:
 
     def begin(self, kind: str, **asked: Any) -> CycleRecord:
         """The unfinished cycle that was asked for in the same words, or a new one."""
-        settings = {"kind": kind, "history": _digest(self.history), **asked}
+        settings = {"kind": kind, "history": self.history_digest, **asked}
         for cycle in self.ledger.cycles():
             same = cycle.preset == self.preset.name and cycle.seed == self.seed and cycle.settings == settings
             if cycle.state == "running" and same:
@@ -138,14 +148,7 @@ class Laboratory:
         self, proposal: ProposalRecord, trust: bool = False, allow_many: bool = False
     ) -> VerificationRecord:
         """Checks a proposal's rule in a contained process, and keeps what was found."""
-        from archer.verify import verify_contained
-
-        lengths = tuple(sorted({setting.input_length for setting in self.preset.settings}))
-        known = {n: s for n, s in self._accepted().items() if n != proposal.rule}
-        found = verify_contained(
-            proposal.source, proposal.rule, known=known, lengths=lengths, chunk_size=self.preset.chunk_size,
-            trust=trust, allow_many=allow_many,
-        )  # fmt: skip
+        found = self.check(proposal.source, proposal.rule, trust, allow_many)
         record = self._verification_record(found)
         self.ledger.add_verification(record)
         if record.passed:
@@ -155,6 +158,22 @@ class Laboratory:
                 RuleSource(found.rule_hash, proposal.rule, proposal.parent, proposal.source)
             )
         return record
+
+    def check(self, source: str, name: str, trust: bool = False, allow_many: bool = False) -> Verification:
+        """Checks a rule in a contained process; nothing is kept."""
+        from archer.verify import verify_contained
+
+        lengths = tuple(sorted({setting.input_length for setting in self.preset.settings}))
+        known = {n: s for n, s in self._accepted().items() if n != name}
+        return verify_contained(
+            source, name, known=known, lengths=lengths, chunk_size=self.preset.chunk_size, trust=trust,
+            allow_many=allow_many,
+        )  # fmt: skip
+
+    def known_verification(self, name: str) -> VerificationRecord:
+        """The verification that a rule passed; built-in rules passed theirs before they were built in."""
+        passed = [v for v in self.ledger.verifications(rule=name) if v.passed]
+        return passed[-1] if passed else VerificationRecord(name, self.find(name).hash, True, ())
 
     def _verification_record(self, found: Verification) -> VerificationRecord:
         checks = tuple(
@@ -176,15 +195,26 @@ class Laboratory:
 
     # Training and judging
 
-    def runs(self, name: str, settings: Sequence[Setting] | None = None) -> tuple[Run, ...]:
+    def runs(
+        self, name: str, settings: Sequence[Setting] | None = None, seeds: Iterable[int] | None = None
+    ) -> tuple[Run, ...]:
         """The preset's runs of one rule."""
-        return runs_of(self.subject(name), self.preset, recipe_of(self.preset), settings)
+        return runs_of(self.subject(name), self.preset, recipe_of(self.preset), settings, seeds)
 
     def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
         """Records of all these runs; trains those that the ledger lacks."""
         return train_missing(
             self.ledger, self.project, tuple(runs), self.preset.name, self.resources, self.watcher
         )
+
+    def seeds(self, proposal: ProposalRecord) -> range:
+        """The preset's seeds; for the n-th repeat of a rule as many new ones."""
+        count = self.preset.seeds
+        if not repeats(proposal):
+            return range(count)
+        earlier = [p.id for p in self.ledger.proposals() if repeats(p) and p.rule == proposal.rule]
+        first = (earlier.index(proposal.id) + 1) * count
+        return range(first, first + count)
 
     def train_proposal(self, proposal: ProposalRecord, verification: VerificationRecord) -> list[RunRecord]:
         """Candidate, parent, reference and base on the same grid.
@@ -195,8 +225,9 @@ class Laboratory:
         reached = [
             s for s in self.preset.settings if verification.reach is None or s.name in verification.reach
         ]
-        candidate = self.runs(proposal.rule, reached)
-        others = [run for name in company(proposal) for run in self.runs(name)]
+        seeds = self.seeds(proposal)
+        candidate = self.runs(proposal.rule, reached, seeds)
+        others = [run for name in company(proposal) for run in self.runs(name, seeds=seeds)]
         records = list(self.train([*candidate, *others]))
         exact = self.exact_settings(verification)
         own = [r for r in records if r.rule == proposal.parent and r.setting in exact]
@@ -232,8 +263,7 @@ class Laboratory:
         from archer.mad import TASKS
         from archer.report import gather
 
-        names = dict.fromkeys([*rule_names(), *self._accepted()])
-        facts = gather(self.ledger, cycle, self.history, [self.find(name) for name in names], **more)
+        facts = gather(self.ledger, cycle, self.history, self.known_rules(), **more)
         settings = {setting.task: setting for setting in self.preset.settings}
         return replace(
             facts, chance={task: TASKS[task].chance(setting) for task, setting in settings.items()}
@@ -262,11 +292,33 @@ def open_laboratory(
     """
     tables = (read_table(history),) if history is not None else builtin_history()
     _require_reference(tables)
-    project = Project(Path(folder))
-    with project_lock(project.folder), Ledger.in_folder(project.folder) as ledger:
-        yield Laboratory(
-            project, ledger, preset, tables, resources or Resources(), watcher or Watcher(), seed
-        )
+    project, resources = Project(Path(folder)), resources or Resources()
+    check_resources(resources, preset.settings)
+    with (
+        _full_disk_said(project.folder),
+        project_lock(project.folder),
+        Ledger.in_folder(project.folder) as ledger,
+    ):
+        yield Laboratory(project, ledger, preset, tables, resources, watcher or Watcher(), seed)
+
+
+@contextmanager
+def _full_disk_said(folder: Path) -> Iterator[None]:
+    """A full disk as an error that says what to do; the ledger says so itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. What was recorded is safe: "
+            "free some space, and the same command continues"
+        ) from error
+
+
+def repeats(proposal: ProposalRecord) -> bool:
+    """Whether a proposal is a known rule once more, under new seeds."""
+    return proposal.control and proposal.researcher == "repeat"
 
 
 def company(proposal: ProposalRecord) -> tuple[str, ...]:

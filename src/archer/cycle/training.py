@@ -5,22 +5,23 @@ Data first, then contained training processes; every outcome is kept at once.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
 from archer.cycle.watch import Watcher
 from archer.fleet.launch import Crash, PlainProcess, Plan, Process, available_devices, cpu_threads, launch
 from archer.fleet.run import Outcome, Run
 from archer.ledger import Ledger
 from archer.ledger.records import CurvePoint, RuleSource, RunRecord
-from archer.mad.store import cache_folder, load
+from archer.mad import Setting
+from archer.mad.store import load
 
-FOREVER_SECONDS = 30 * 24 * 3600
+SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def train_missing(
 ) -> tuple[RunRecord, ...]:
     """Trains the runs that the ledger does not hold, and returns the records of all (crashed ones included).
 
-    Runs that the budget left over are not among them.
+    Raises TimeIsUp where the budget left some over.
     """
     wanted = {run.key: run for run in runs}
     missing = [run for run in wanted.values() if not ledger.has_run(run.key)]
@@ -58,7 +59,27 @@ def train_missing(
                 record = run_record(wanted[outcome.key], outcome, preset)
                 ledger.add_run(record)
                 watcher.finished(record)
-    return ledger.runs(keys=list(wanted))
+    records = ledger.runs(keys=list(wanted))
+    if len(records) < len(wanted):
+        raise TimeIsUp(records, len(wanted))
+    return records
+
+
+class TimeIsUp(Exception):  # noqa: N818  nothing went wrong
+    """The budget of time ended before the training. records: of the runs that are over."""
+
+    def __init__(self, records: tuple[RunRecord, ...], wanted: int) -> None:
+        super().__init__(f"the time is up: {len(records)} of {wanted} runs are over; the same call goes on")
+        self.records = records
+
+
+def check_resources(resources: Resources, settings: Iterable[Setting]) -> None:
+    """Raises UserError where the device or the published data cannot be used."""
+    available_devices(resources.device)
+    if resources.data_dir is not None:
+        for setting in settings:
+            for split in SPLITS:
+                load(setting, 0, split, resources.data_dir)
 
 
 def run_record(run: Run, outcome: Outcome | Crash, preset: str) -> RunRecord:
@@ -94,7 +115,7 @@ def _keep_sources(ledger: Ledger, runs: Iterable[Run]) -> None:
 def _prepare_data(runs: Iterable[Run], data_dir: Path | None) -> None:
     """Every set is in the cache before training starts: the training processes only read."""
     for setting, seed in dict.fromkeys((run.setting, run.seed) for run in runs):
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             load(setting, seed, split, data_dir)
 
 
@@ -107,57 +128,12 @@ def _plan(project: Project, resources: Resources) -> Plan:
     )  # fmt: skip
 
 
-class _ContainedProcess:
-    """A training process behind the walls of `archer.verify.contain`."""
-
-    def __init__(self, command: list[str], scratch: Path, gpu: bool, readable: list[Path]) -> None:
-        from archer.verify.contain import start
-
-        environment = {"ARCHER_CACHE": str(cache_folder())}
-        writable = []
-        if gpu:
-            compiled = cache_folder() / "compiled"
-            compiled.mkdir(parents=True, exist_ok=True)
-            environment |= {
-                "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-                "TRITON_CACHE_DIR": str(compiled / "triton"),
-            }
-            writable = [compiled]
-        self.contained = start(
-            command, scratch=scratch, limits=_limits(gpu), readable=[cache_folder(), *readable],
-            writable=writable, environment=environment, gpu=gpu,
-        )  # fmt: skip
-
-    def lines(self) -> Iterator[str]:
-        return self.contained.lines()
-
-    def kill(self) -> None:
-        self.contained.kill()
-
-    def end(self) -> str:
-        ending = self.contained.wait()
-        if ending.reason == "finished" and ending.status == 0:
-            return ""
-        last = ending.error.strip().splitlines()
-        return f"{ending.reason}, status {ending.status}{f': {last[-1][:300]}' if last else ''}"
-
-
-def _limits(gpu: bool) -> Any:
-    from archer.verify.contain import Limits
-
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Limits(
-        memory_bytes=memory, cpu_seconds=FOREVER_SECONDS, wall_seconds=FOREVER_SECONDS, open_files=4096,
-        processes=512 if gpu else 1, output_bytes=2**30, file_bytes=2**35,
-    )  # fmt: skip
-
-
 def _starter(resources: Resources) -> Any:
     if not resources.walls:
         return PlainProcess
     readable = [resources.data_dir] if resources.data_dir else []
 
     def start(command: list[str], scratch: Path, gpu: bool) -> Process:
-        return _ContainedProcess(command, scratch, gpu, readable)
+        return ContainedProcess(command, scratch, gpu, readable)
 
     return start

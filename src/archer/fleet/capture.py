@@ -4,15 +4,17 @@ by one from Python takes longer than running them."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from archer.fleet.data import Split
     from archer.fleet.fleet import Fleet
 
 Step = Callable[[Tensor, Tensor], Tensor]
+Look = Callable[[Tensor], tuple[Tensor, ...]]
 WARM_UP = 3
 
 
@@ -23,27 +25,50 @@ def captured_step(fleet: Fleet) -> Step:
     to these very tensors: a fleet that changes its members needs a new one. What a step returns is written
     over by the next.
     """
-    order = torch.zeros(
-        fleet.size, fleet.members[0].run.recipe.batch_size, dtype=torch.long, device=fleet.device
-    )
-    rates = torch.zeros_like(fleet.rates)
     before = fleet.weights.snapshot()
-    stream = torch.cuda.Stream(fleet.device)
-    stream.wait_stream(torch.cuda.current_stream(fleet.device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            fleet.train_step(order, rates)
-    torch.cuda.current_stream(fleet.device).wait_stream(stream)
-    fleet.weights.restore(before)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        losses = fleet.train_step(order, rates)
+    order, rates = _no_order(fleet), torch.zeros_like(fleet.rates)
+    replay = _recorded(lambda: fleet.train_step(order, rates), fleet.device)
     fleet.weights.restore(before)
 
     def step(new_order: Tensor, new_rates: Tensor) -> Tensor:
         order.copy_(new_order)
         rates.copy_(new_rates)
-        graph.replay()
-        return losses
+        return replay()
 
     return step
+
+
+def captured_look(fleet: Fleet, split: Split) -> Look:
+    """The fleet's `look(split, order)`, recorded once and replayed; what it returns are copies."""
+    order = _no_order(fleet)
+    replay = _recorded(lambda: fleet.look(split, order), fleet.device)
+
+    def look(new_order: Tensor) -> tuple[Tensor, ...]:
+        order.copy_(new_order)
+        return tuple(x.detach().clone() for x in replay())
+
+    return look
+
+
+def _no_order(fleet: Fleet) -> Tensor:
+    size = fleet.members[0].run.recipe.batch_size
+    return torch.zeros(fleet.size, size, dtype=torch.long, device=fleet.device)
+
+
+def _recorded(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """Runs some work a few times, records it as a CUDA graph, and gives what replays it."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = work()
+
+    def replay() -> Any:
+        graph.replay()
+        return made
+
+    return replay

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 
-from archer.fleet.run import Run
 from archer.model.backbone import Region
 
-_compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+RECOMPILATIONS = 1000
+"""How many shapes and rules one process may compile for; PyTorch gives up on a function after 8."""
 
 
-def compiler_for(run: Run) -> Region:
-    """Wraps a model's parts so that each is compiled: the token mixer once per subject, the rest once for all."""
+def compiler() -> Region:
+    """Wraps a model's parts so that each is compiled, once per shape (and, for the mixer, per rule)."""
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    torch._dynamo.config.accumulated_recompile_limit = RECOMPILATIONS
+    return lambda function, name: _compiled(function)
 
-    def region(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        key = (name, run.group) if name == "mixer" else (name,)
-        if key not in _compiled:
-            _compiled[key] = torch.compile(function, dynamic=None)
-        return _compiled[key]
 
-    return region
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)

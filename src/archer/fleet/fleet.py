@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archer.fleet.capture import Step, captured_step
+from archer.fleet.capture import Look, Step, captured_look, captured_step
 from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
 from archer.fleet.run import Evaluation, Outcome, Run, select
 from archer.fleet.state import Weights
@@ -51,6 +52,7 @@ class Fleet:
     decays: Tensor = field(init=False)
     seeds: Tensor = field(init=False)
     step: Step | None = field(init=False)
+    looks: dict[int, Look] = field(init=False)
 
     @classmethod
     def start(
@@ -62,13 +64,18 @@ class Fleet:
         return cls(model, members, weights, load_splits(runs, load, device), device, region)
 
     def __post_init__(self) -> None:
-        self.step = None
+        self.step, self.looks = None, {}
         if self.device.type == "cuda":
             enable_kernels()
         runs = [member.run for member in self.members]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
         self.decays = torch.tensor([run.weight_decay for run in runs], device=self.device)
         self.seeds = torch.tensor([run.seed for run in runs], device=self.device)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps are recorded as CUDA graphs."""
+        return self.region is not None and self.device.type == "cuda"
 
     @property
     def size(self) -> int:
@@ -95,7 +102,7 @@ class Fleet:
         orders = shuffled(self.seeds, epochs, train.examples, recipe.batch_size)
         rates = self.rates * self._schedule(epochs)
         if self.step is None:
-            self.step = captured_step(self) if self.region and self.device.type == "cuda" else self.train_step
+            self.step = captured_step(self) if self.captures else self.train_step
         total = torch.zeros(self.size, device=self.device)
         for step in range(orders.shape[1]):
             total += self.step(orders[:, step], rates)
@@ -143,22 +150,33 @@ class Fleet:
     def _evaluate_split(self, split: Split) -> tuple[list[float], list[float]]:
         """(mean loss per scored token, MAD accuracy) of every member."""
         size = self.members[0].run.recipe.batch_size
+        look = self._look_at(split)
         total, count, predictions, targets = 0.0, 0.0, [], []
         for first in range(0, split.examples, size):
             order = torch.arange(first, first + size, device=self.device)
             order = torch.where(order < split.examples, order, -1).expand(self.size, -1)
-            inputs, wanted = split.batch(order)
-            with torch.set_grad_enabled(
-                self.region is not None
-            ):  # compiled regions exist with gradients only
-                loss, predicted = self.losses(inputs, wanted)
-            scored = (wanted != IGNORED).sum((1, 2))
-            total, count = total + loss.detach() * scored, count + scored
+            loss, scored, predicted, wanted = look(order)
+            total, count = total + loss * scored, count + scored
             predictions.append(predicted)
             targets.append(wanted)
         accuracy = self._accuracy(torch.cat(predictions, 1), torch.cat(targets, 1), split.examples)
         assert isinstance(total, Tensor)
         return (total / count).tolist(), accuracy.tolist()
+
+    def _look_at(self, split: Split) -> Look:
+        """What evaluates a batch of this split; recorded once per fleet and split."""
+        if not self.captures:
+            return partial(self.look, split)
+        if id(split) not in self.looks:
+            self.looks[id(split)] = captured_look(self, split)
+        return self.looks[id(split)]
+
+    def look(self, split: Split, order: Tensor) -> tuple[Tensor, ...]:
+        """Mean loss [F], number of scored tokens [F], predictions and targets [F, B, T] of some examples."""
+        inputs, wanted = split.batch(order)
+        with torch.set_grad_enabled(self.region is not None):  # compiled regions exist with gradients only
+            loss, predicted = self.losses(inputs, wanted)
+        return loss.detach(), (wanted != IGNORED).sum((1, 2)), predicted, wanted
 
     def _accuracy(self, predictions: Tensor, targets: Tensor, examples: int) -> Tensor:
         score, classes = torch.zeros(self.size, device=self.device), self.model.vocabulary

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from archer.errors import UserError
 from archer.fleet.run import Outcome, Run
 from archer.fleet.wire import outcome_from_json, runs_to_json
 
@@ -92,10 +93,11 @@ def launch(
     """Trains runs in processes of their own; yields each outcome as soon as it is known.
 
     Runs that are neither yielded nor crashed were left for later (stop_after_seconds). Closing the iterator,
-    or an interrupt, stops all processes; their checkpoints stay.
+    or an interrupt, stops all processes; their checkpoints stay. Raises what keeps a process from being
+    started at all (OSError on a full disk).
     """
     shares = _divide(runs, len(plan.devices))
-    messages: queue.Queue[tuple[int, Outcome | Crash | Event | None]] = queue.Queue()
+    messages: queue.Queue[tuple[int, Outcome | Crash | Event | Exception | None]] = queue.Queue()
     processes: list[_Share] = [
         _Share(index, share, plan, start, messages) for index, share in enumerate(shares) if share
     ]
@@ -107,6 +109,8 @@ def launch(
             index, message = messages.get()
             if message is None:
                 busy -= 1
+            elif isinstance(message, Exception):
+                raise message
             elif isinstance(message, dict):
                 report({**message, "device": plan.devices[index]})
             else:
@@ -160,12 +164,16 @@ class _Share:
     def _work(self) -> None:
         try:
             self._train_all()
+        except Exception as error:  # noqa: BLE001  raised again by `launch`: this thread has nobody to tell
+            self.messages.put((self.index, error))
         finally:
             self.messages.put((self.index, None))
 
     def _train_all(self) -> None:
-        """Starts over after a death as long as something was finished in between; then one group at a time, so
-        that only the runs of the group that kills its process are given up."""
+        """Starts over after a death as long as something was finished in between; then one group at a time.
+
+        So only the runs of the group that kills its process are given up.
+        """
         batches = [list(self.left.values())]
         while batches and not self.stopping:
             batch = [run for run in batches.pop(0) if run.key in self.left]
@@ -202,6 +210,8 @@ class _Share:
         path.write_text(json.dumps(plan))
         gpu = self.plan.devices[self.index].startswith("cuda")
         self.process = self.start([sys.executable, "-m", "archer.fleet.worker", str(path)], self.scratch, gpu)
+        if self.stopping:  # it was asked to stop while it was being started
+            self.process.kill()
         ended, why = self._listen(self.process)
         end = self.process.end()
         return ended, why or f"the training process ended early ({end or 'without a word'})"
@@ -229,19 +239,30 @@ class _Share:
 
 
 def available_devices(asked: str | None = None) -> tuple[str, ...]:
-    """The devices to train on: all GPUs where there are some, else the CPU. asked: "cpu", "cuda", "cuda:1"."""
-    if asked and asked != "cuda":
+    """The devices to train on: all GPUs where there are some, else the CPU.
+
+    asked: "cpu", "cuda" (all GPUs), "cuda:1", or None for what there is. Raises UserError for others.
+    """
+    if asked == "cpu":
         return (asked,)
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked and asked not in ("cuda", *(f"cuda:{i}" for i in range(gpus))):
+        raise UserError(
+            f"there is no device '{asked}' here; choices: cpu{''.join(f', cuda:{i}' for i in range(gpus))}"
+        )
     if asked == "cuda" and not gpus:
-        from archer.errors import UserError
-
         raise UserError("device cuda was asked for, but PyTorch sees no GPU here; use --device cpu")
+    if asked and asked != "cuda":
+        return (asked,)
     return tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",)
 
 
 def cpu_threads() -> int:
-    """Threads for one training process on the CPU: the cores that this process may use."""
+    """Threads for one training process on the CPU: OMP_NUM_THREADS where it is set, as for any program that
+    uses OpenMP; else the cores that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and int(asked):
+        return int(asked)
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -12,13 +12,13 @@ from torch import Tensor
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import Run
-from archer.model.backbone import Model, Region
+from archer.model.backbone import Model
 
 SHARE = 0.7
 """Of the free memory, this much is planned with; the rest is for what was not measured."""
 
 
-def capacity(model: Model, run: Run, device: torch.device, load: Load, region: Region | None) -> int:
+def capacity(model: Model, run: Run, device: torch.device, load: Load) -> int:
     """How many runs like this one fit on the device together, at least 1."""
     if device.type == "cuda":
         return max(1, int(SHARE * _free_bytes_cuda(device) / _bytes_per_run_cuda(model, run, device, load)))

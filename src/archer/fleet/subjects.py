@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+from functools import cache
 
 import torch
 
@@ -25,7 +26,7 @@ def rule_subject(rule: Rule, known: dict[str, str] | None = None) -> Subject:
     return Subject(rule.name, rule.source, rule.hash, tuple(sources))
 
 
-def finder(sources: dict[str, str]):  # noqa: ANN201
+def finder(sources: dict[str, str]):
     """Finds a rule by name among texts, then among the built-in rules."""
 
     def find(name: str) -> Rule:
@@ -34,8 +35,10 @@ def finder(sources: dict[str, str]):  # noqa: ANN201
     return find
 
 
+@cache
 def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
-    """Executes the subject's code and gives its token mixer."""
+    """Executes the subject's code, once, and gives its token mixer: one object for all settings, so that what
+    was compiled for one serves the others."""
     if subject.module is None:
         rule = load_rule(subject.source, subject.name, finder(dict(subject.sources)))
         return RuleMixer(rule, recipe.width, recipe.heads, recipe.chunk_size)

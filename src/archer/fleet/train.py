@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from archer.fleet.compile import compiler_for
+from archer.fleet.compile import compiler
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
 from archer.fleet.memory import capacity
@@ -62,10 +62,15 @@ def train(
     groups: dict[Any, list[Run]] = {}
     for run in dict.fromkeys(runs):
         groups.setdefault(run.group, []).append(run)
-    for group in groups.values():
-        if options.stop_after_seconds and time.monotonic() - began > options.stop_after_seconds:
+    for number, group in enumerate(groups.values()):
+        if number and _is_over(options, began):
             return
         yield from _Packing(group, options, load, report, began).train()
+
+
+def _is_over(options: Options, began: float) -> bool:
+    limit = options.stop_after_seconds
+    return limit is not None and time.monotonic() - began > limit
 
 
 def build_model(run: Run) -> Model:
@@ -88,7 +93,7 @@ class _Packing:
         self.device = torch.device(options.device)
         self.model = build_model(runs[0])
         compiled = options.compiled if options.compiled is not None else self.device.type == "cuda"
-        self.region: Region | None = compiler_for(runs[0]) if compiled else None
+        self.region: Region | None = compiler() if compiled else None
         self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
         self.parked: State | None = None
         self.runs = runs
@@ -165,14 +170,16 @@ class _Packing:
         return restored(self.model, self.runs, kept, self.load, self.device, self.region)
 
     def _is_time_up(self) -> bool:
-        limit = self.options.stop_after_seconds
-        return limit is not None and time.monotonic() - self.began > limit
+        return _is_over(self.options, self.began)
 
     def _save(self, fleet: Fleet, force: bool = False) -> None:
         if not self.path or not fleet.size:
             return
         if force or time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
-            write_checkpoint(self.path, _merge(fleet.state(), self.parked) or {})
+            try:
+                write_checkpoint(self.path, _merge(fleet.state(), self.parked) or {})
+            except OSError as error:  # a full disk: training can go on, only not be taken up again from here
+                self.report({"event": "unsaved", "message": f"no checkpoint: {error.strerror or error}"})
             self.saved_at = time.monotonic()
 
     def _announce(self, fleet: Fleet) -> None:

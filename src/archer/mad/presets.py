@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
             "Six tiny settings on a processor: shows that everything runs, ranks nothing.",
             _SMOKE,
             width=32,
-            mixers=2,
+            mixers=1,
             epochs=8,
             learning_rates=(3e-3,),
             weight_decays=(0.0,),

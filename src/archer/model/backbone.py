@@ -95,7 +95,7 @@ class Model:
         x = embed(parameters["embed"], tokens)
         for block in range(self.mixers):
             own = parameters_under(parameters, f"{block}.mixer.")
-            x = wrap(self._mix, "mixer")(parameters[f"{block}.mixer_norm"], own, x)
+            x = wrap(_mix, "mixer")(self.mixer, parameters[f"{block}.mixer_norm"], own, x)
             x = wrap(_swiglu, "swiglu")(
                 parameters[f"{block}.swiglu_norm"], parameters[f"{block}.up"], parameters[f"{block}.down"], x
             )
@@ -105,9 +105,6 @@ class Model:
             parameters["norm"], parameters["unembed"], parameters["unembed_bias"], x
         )
 
-    def _mix(self, norm: Tensor, own: Parameters, x: Tensor) -> Tensor:
-        return x + self.mixer(own, rms_norm(x, norm[:, None, None]))
-
 
 Region = Callable[[Callable[..., Tensor], str], Callable[..., Tensor]]
 
@@ -115,6 +112,10 @@ Region = Callable[[Callable[..., Tensor], str], Callable[..., Tensor]]
 def parameters_under(parameters: Parameters, prefix: str) -> dict[str, Tensor]:
     """The parameters whose names start with prefix, under their shorter names."""
     return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+
+
+def _mix(mixer: RuleMixer | ModuleMixer, norm: Tensor, own: Parameters, x: Tensor) -> Tensor:
+    return x + mixer(own, rms_norm(x, norm[:, None, None]))
 
 
 def _swiglu(norm: Tensor, up: Tensor, down: Tensor, x: Tensor) -> Tensor:

@@ -116,15 +116,18 @@ class _FinalTable:
     def _difference(self, line: TaskComparison, wide: bool) -> Text:
         if line.difference is None:
             return Text(f"{MARKS[line.word]} {self.words.text('number.none')}", style=STYLES[line.word])
-        text = Text(f"{MARKS[line.word]} {numbers.signed(line.difference, '')}", style=STYLES[line.word])
+        mark, style = (f"{MARKS[line.word]} ", STYLES[line.word]) if self.facts.may_rank else ("", "dim")
+        text = Text(f"{mark}{numbers.signed(line.difference, '')}", style=style)
         if numbers.is_number(line.low) and numbers.is_number(line.high):
             low, high = numbers.signed(line.low, ""), numbers.signed(line.high, "")
             text.append(f"\n[{low}, {high}]" if wide else f"\n{low}\n{high}", style="not bold dim")
         return text
 
     def _notes(self, width: int) -> list[RenderableType]:
-        lines = [Text(""), Text(self.words.text("terminal.legend"), style="dim"), Text("")]
-        lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
+        lines = [Text("")]
+        if self.facts.may_rank:
+            lines += [Text(self.words.text("terminal.legend"), style="dim"), Text("")]
+            lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
         if self.facts.floors:
             none = self.words.text("number.unknown")
             known = [f"{task} {numbers.score(self.facts.floors.get(task), none)}" for task in TASKS]

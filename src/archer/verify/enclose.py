@@ -303,7 +303,10 @@ def main() -> None:
     own_users = inside or up.get("user namespace", (False, ""))[0]
     up["limits"] = attempt(limit_resources, limits, gpu, own_users)
     up["no new privileges"] = attempt(no_new_privileges)
-    asked = (given["readable"], given["writable"], given["devices"])
+    own_threads = (
+        ["/proc/self/task"] if gpu else []
+    )  # CUDA names its threads there, and gives up where it cannot
+    asked = (given["readable"], [*given["writable"], *own_threads], given["devices"])
     up["Landlock"] = left_out if "Landlock" in without else attempt(landlock, *asked)
     own_tree = inside or up.get("process namespace", (False, ""))[0]
     shielded = () if own_tree else (given["parent"], os.getppid())
