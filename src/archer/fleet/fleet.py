@@ -134,13 +134,13 @@ class Fleet:
         seen = {name: self._evaluate_split(self.splits[name]) for name in ("validation", "test")}
         share = (time.perf_counter() - began) / self.size
         self.members = [
-            self._with_point(member, *(value[i] for name in seen for value in seen[name]), share)
+            self._with_point(member, tuple(value[i] for name in seen for value in seen[name]), share)
             for i, member in enumerate(self.members)
         ]
 
-    def _with_point(
-        self, m: Member, v_loss: float, v_acc: float, t_loss: float, t_acc: float, share: float
-    ) -> Member:
+    def _with_point(self, m: Member, seen: tuple[float, ...], share: float) -> Member:
+        """A member with what was seen: validation loss and accuracy, test loss and accuracy."""
+        v_loss, v_acc, t_loss, t_acc = seen
         alive = all(abs(x) < float("inf") for x in (m.train_loss, v_loss, t_loss))
         point = Evaluation(m.epoch, m.train_loss, v_loss, v_acc, t_loss, t_acc)
         curve = (*m.curve, point) if alive and is_due(m) else m.curve

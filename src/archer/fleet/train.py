@@ -124,9 +124,7 @@ class _Packing:
     def _begin(self) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
         state = read_checkpoint(self.path) if self.path else None
-        self.room = self.options.largest or capacity(
-            self.model, self.runs[0], self.device, self.load, self.region
-        )
+        self.room = self.options.largest or capacity(self.model, self.runs[0], self.device, self.load)
         if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
             fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
             running = {member.run.key for member in fleet.members}
@@ -158,8 +156,8 @@ class _Packing:
         """The device's memory did not suffice: half of the members wait, as they are, in the CPU's."""
         if fleet.size == 1:
             raise MemoryError(
-                f"one run of {fleet.members[0].run.setting.name} does not fit into the memory of {self.device}; "
-                "use a smaller preset or another device"
+                f"one run of {fleet.members[0].run.setting.name} does not fit into the memory of "
+                f"{self.device}; use a smaller preset or another device"
             )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ class Model:
         )
 
 
-Region = Callable[[Callable[..., Tensor], str], Callable[..., Tensor]]
+Region = Callable[[Callable[..., Any], str], Callable[..., Any]]
 
 
 def parameters_under(parameters: Parameters, prefix: str) -> dict[str, Tensor]:
