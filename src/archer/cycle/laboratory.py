@@ -191,6 +191,7 @@ class Laboratory:
             reached,
             found.trusted,
             found.walls,
+            None if reached is None else tuple(s.name for s in self.preset.settings),
         )
 
     # Training and judging
@@ -222,14 +223,12 @@ class Laboratory:
         Where the candidate computes what its parent computes, it is not trained: the parent's runs stand in
         for its own.
         """
-        reached = [
-            s for s in self.preset.settings if verification.reach is None or s.name in verification.reach
-        ]
+        exact = self.exact_settings(verification)
+        reached = [s for s in self.preset.settings if s.name not in exact]
         seeds = self.seeds(proposal)
         candidate = self.runs(proposal.rule, reached, seeds)
         others = [run for name in company(proposal) for run in self.runs(name, seeds=seeds)]
         records = list(self.train([*candidate, *others]))
-        exact = self.exact_settings(verification)
         own = [r for r in records if r.rule == proposal.parent and r.setting in exact]
         stand_ins = [
             replace(r, rule=proposal.rule, rule_hash=verification.rule_hash, key=f"{r.key}=") for r in own
@@ -238,9 +237,8 @@ class Laboratory:
 
     def exact_settings(self, verification: VerificationRecord) -> frozenset[str]:
         """Settings in which the candidate computes what its parent computes."""
-        if verification.reach is None:
-            return frozenset()
-        return frozenset(s.name for s in self.preset.settings if s.name not in verification.reach)
+        same = set(verification.measured or ()) - set(verification.reach or ())
+        return frozenset(s.name for s in self.preset.settings if s.name in same)
 
     def judge(
         self, proposal: ProposalRecord, verification: VerificationRecord, runs: Sequence[RunRecord]
