@@ -1,0 +1,319 @@
+"""Campaigns: they count, they continue, nothing that a candidate does stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.cycle.tiny import TINY, check_integrity, finish, start
+
+from archer.cli.shared_run import researcher_of
+from archer.cycle import discover, laboratory
+from archer.cycle.campaign import FAILURES
+from archer.cycle.team import Models, verifier
+from archer.cycle.training import Resources, TimeIsUp, run_record
+from archer.errors import UserError
+from archer.fleet.run import Outcome
+from archer.ledger import LEDGER_NAME, Ledger
+from archer.ledger.records import TASKS, Prediction, ProposalRecord
+from archer.research.exchange import Recorder, Reply, append_to
+from archer.research.model import ModelResearcher
+from archer.research.researcher import Context, ResearchError
+from archer.rules import get_rule, load_rule
+from archer.verify.result import CheckResult, Verification
+
+CPU = Resources(device="cpu")
+
+
+def source_of(share: float) -> str:
+    return f'"""Keeps {share}."""\n\nparent = "delta_net"\n\n\ndef retain(S):\n    return {share} * S\n'
+
+
+class Numbered:
+    """Proposes keep_1, keep_2, ... in turn; `wrong` maps a number to what is raised instead."""
+
+    name = "numbered"
+
+    def __init__(self, wrong: dict[int, BaseException] | None = None) -> None:
+        self.wrong, self.learned = wrong or {}, []
+
+    def propose(self, context):
+        number = 1 + sum(p.researcher == self.name for p in context.proposals)
+        if number in self.wrong:
+            raise self.wrong.pop(number)
+        return ProposalRecord(
+            f"n{number}", f"keep_{number}", "delta_net", ("retain",), source_of(1 - number / 50), "a test",
+            tuple(Prediction(task, 0.3, 0.1, 0.6) for task in TASKS), self.name, context.now,
+        )  # fmt: skip
+
+    def learn(self, verdict, proposal):
+        self.learned.append(proposal.id)
+
+
+class Bench:
+    """Training and verification without their cost: scores follow from rule and seed alone."""
+
+    def __init__(self) -> None:
+        self.trained, self.rejected, self.broken, self.stop_after = [], set(), {}, None
+
+    def train(self, ledger, project, runs, preset, resources, watcher):
+        self.resources = resources
+        for run in {run.key: run for run in runs}.values():
+            if ledger.has_run(run.key):
+                continue
+            if run.subject.name in self.broken:
+                raise self.broken[run.subject.name]
+            if self.stop_after is not None and len(self.trained) >= self.stop_after:
+                raise TimeIsUp(ledger.runs(keys=[r.key for r in runs]), len(runs))
+            score = 0.3 + (sum(map(ord, run.subject.name)) * 7 + run.seed) % 60 / 100
+            outcome = Outcome(run.key, "finished", score, score, score, 1, (), 100, 0.1, "cpu")
+            ledger.add_run(run_record(run, outcome, preset))
+            self.trained.append((run.subject.name, run.seed, run.setting.name))
+        return ledger.runs(keys=[run.key for run in runs])
+
+    def check(self, lab, source, name, trust=False, allow_many=False):
+        passed = name not in self.rejected
+        found = load_rule(source, name, lab.find)
+        checks = (CheckResult("causality", passed, "" if passed else "it looks ahead", 0.0),)
+        return Verification(name, passed, checks, found.hash, found.parent or "")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    made = Bench()
+    monkeypatch.setattr(laboratory, "train_missing", made.train)
+
+    def check(lab, *given):
+        return made.check(lab, *given)
+
+    monkeypatch.setattr(laboratory.Laboratory, "check", check)
+    monkeypatch.setattr(laboratory.Laboratory, "report", lambda lab, cycle, **more: ())
+    monkeypatch.setattr(laboratory.Laboratory, "facts", lambda lab, cycle, **more: None)
+    return made
+
+
+def campaign(folder, researcher=None, **changes):
+    asked = {"cycles": 3, "share": 0.0, "preset": TINY, "resources": CPU}
+    return discover(folder, researcher=researcher or Numbered(), **{**asked, **changes})
+
+
+def states(found):
+    return [cycle.state for cycle in found.cycles]
+
+
+def test_counts_trains_nothing_twice_and_sums_up(tmp_path, bench):
+    researcher = Numbered()
+    found = campaign(tmp_path, researcher)
+    assert states(found) == ["finished"] * 3
+    assert researcher.learned == ["n1", "n2", "n3"]
+    assert len(bench.trained) == len(set(bench.trained)) == 5 * len(TINY.settings)
+    assert [path.suffix for path in found.reports] == [".md", ".html"]
+    assert "keep_3" in found.reports[0].read_text()
+
+
+def test_a_rejected_a_broken_and_a_raising_candidate_stop_nothing(tmp_path, bench):
+    bench.rejected = {f"keep_{number}" for number in range(1, 6)}
+    bench.broken = {"keep_6": RuntimeError("CUDA error"), "keep_7": ZeroDivisionError("x")}
+    found = campaign(tmp_path, cycles=5)
+    assert states(found) == ["rejected", "failed", "failed", "finished", "finished"]
+    assert found.cycles[0].message == "causality: it looks ahead"
+    assert found.cycles[1].message == "RuntimeError: CUDA error"
+    assert [proposal.id for proposal in found.campaign.proposals] == [f"n{k}" for k in range(1, 10)]
+
+
+def test_the_same_error_again_and_again_stops(tmp_path, bench):
+    bench.broken = {f"keep_{number}": RuntimeError("no driver") for number in range(1, 9)}
+    with pytest.raises(RuntimeError, match="no driver"):
+        campaign(tmp_path, cycles=8)
+    with Ledger.in_folder(tmp_path) as ledger:
+        assert [c.state for c in ledger.cycles()] == ["failed"] * (FAILURES - 1) + ["running"]
+
+
+@pytest.mark.parametrize(
+    "error", [ResearchError("no key"), OSError(5, "input/output error"), KeyboardInterrupt()]
+)
+def test_what_a_person_must_mend_stops_and_the_same_call_continues(tmp_path, bench, error):
+    with pytest.raises(type(error)):
+        campaign(tmp_path, Numbered({2: error}))
+    found = campaign(tmp_path)
+    assert states(found) == ["finished"] * 3
+    assert found.id == "0001"
+    assert [cycle.id for cycle in found.cycles] == ["0001", "0002", "0003"]
+
+
+def test_interrupted_before_its_summary_it_only_writes_that(tmp_path, bench):
+    first = campaign(tmp_path)
+    first.reports[0].unlink()
+    again = campaign(tmp_path)
+    assert (again.id, again.cycles) == (first.id, first.cycles)
+    assert again.reports[0].is_file()
+
+
+def test_over_or_asked_otherwise_the_next_campaign_begins(tmp_path, bench):
+    with pytest.raises(KeyboardInterrupt):
+        campaign(tmp_path, Numbered({2: KeyboardInterrupt()}))
+    other = campaign(tmp_path, cycles=2)
+    assert other.id == "0002"
+    assert [cycle.id for cycle in other.cycles] == ["0002", "0003"]  # the unfinished one first
+    assert [cycle.id for cycle in campaign(tmp_path, cycles=2).cycles] == ["0004", "0005"]
+
+
+def test_hours_end_it_between_cycles_and_inside_one(tmp_path, bench):
+    moments = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=20 * k) for k in range(9)]
+    ticks = iter(moments)
+    found = campaign(tmp_path, cycles=None, hours=1, clock=lambda: next(ticks).isoformat())
+    assert states(found) == ["finished", "finished"]  # at 20 and 40 minutes; at 60 it is over
+    assert bench.resources.budget_seconds == 1200
+    bench.stop_after = len(bench.trained) + 2
+    still = moments[0].isoformat()
+    cut = campaign(tmp_path, cycles=None, hours=1, clock=lambda: still)
+    assert states(cut) == ["running"]
+    bench.stop_after = None
+    assert campaign(tmp_path, cycles=1).cycles[0].id == cut.cycles[0].id
+
+
+def test_luck_gets_its_share_and_repeats_take_new_seeds(tmp_path, bench):
+    preset = replace(TINY, seeds=2)
+    found = campaign(tmp_path, cycles=6, share=0.6, preset=preset)
+    controls = [proposal for proposal in found.campaign.proposals if proposal.control]
+    assert 3 <= len(controls) <= 4
+    repeated = [proposal for proposal in controls if proposal.researcher == "repeat"]
+    assert repeated
+    best = repeated[0].rule
+    seeds = {seed for name, seed, _ in bench.trained if name == best}
+    assert {2, 3} <= seeds
+    assert len(bench.trained) == len(set(bench.trained))
+    verdict = found.campaign.verdict(repeated[0].id)
+    assert verdict is not None
+    assert verdict.against_reference.mean.seeds == 2
+    assert {seed for name, seed, _ in bench.trained if name == "gated_delta_net"} >= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"cycles": None}, "needs an end"),
+        ({"cycles": 0}, "cycles is 0"),
+        ({"hours": float("nan")}, "hours is nan"),
+        ({"share": 1.5}, "share is 1.5"),
+        ({"preset": "smok"}, "did you mean 'smoke'"),
+    ],
+)
+def test_wrong_input_writes_nothing(tmp_path, asked, message):
+    with pytest.raises(UserError, match=message):
+        campaign(tmp_path / "project", **asked)
+    assert not (tmp_path / "project").exists()
+
+
+class Canned:
+    """A model that answers at once: a rule that keeps a little less each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def ask(self, messages):
+        self.count += 1
+        made = {
+            "parent": "delta_net", "slot": "retain", "name": f"canned_{self.count}", "title": "Keeps less",
+            "code": f"def retain(S):\n    return {1 - self.count / 10} * S\n", "insights": "", "issue": "",
+            "reasoning": "r", "lessons": "", "per_task": {}, "cites": [], "equation": "",
+            "predictions": {task: [0.5, 0.4, 0.6] for task in TASKS},
+        }  # fmt: skip
+        return Reply(json.dumps(made), "canned", 100, 20, 0.25)
+
+
+def test_a_model_is_recorded_and_replayed_to_the_same_ledger(tmp_path, bench):
+    transcript = tmp_path / "exchanges.jsonl"
+    model = ModelResearcher("openai:canned", Recorder(Canned(), append_to(transcript)))
+    first = campaign(tmp_path / "a", model)
+    assert [p.rule for p in first.campaign.proposals] == ["canned_1", "canned_2", "canned_3"]
+    assert first.campaign.proposals[0].cost["dollars"] == 0.25
+    replayed = researcher_of(tmp_path / "b", TINY, ["openai:canned"], None, None, transcript)
+    again = campaign(tmp_path / "b", replayed)
+    timeless = [replace(proposal, created_at="") for proposal in again.campaign.proposals]
+    assert timeless == [replace(proposal, created_at="") for proposal in first.campaign.proposals]
+    assert {run.key for run in again.campaign.runs} == {run.key for run in first.campaign.runs}
+
+
+def test_the_verifier_answers_a_model_in_a_sentence(tmp_path, bench):
+    bench.rejected = {"keep_2"}
+    verify = verifier(tmp_path, TINY)
+    assert verify(source_of(0.9), "keep_1") is None
+    assert verify(source_of(0.9), "keep_2") == "causality: it looks ahead"
+    assert "nowhere" in str(verify(source_of(0.9).replace("delta_net", "nowhere"), "keep_3"))
+
+
+def test_several_models_take_turns():
+    members = [ModelResearcher(f"openai:{name}", Canned(), fallback=None) for name in ("a", "b")]
+    team = Models(members)
+    assert team.name == "openai:a + openai:b"
+    sources = {"delta_net": get_rule("delta_net").source}
+    context = Context(sources)
+    for _ in range(4):
+        context = replace(context, proposals=(*context.proposals, team.propose(context)))
+    assert {proposal.researcher for proposal in context.proposals} == {"openai:a", "openai:b"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (None, {"max_cost": 1.0}, "--max-cost needs --model"),
+        (None, {"base_url": "http://localhost:1/v1"}, "--base-url needs --model"),
+        (["gpt"], {}, "expected provider:name"),
+        (["openai:gpt"], {"replay": Path("nowhere.jsonl")}, "cannot be read as a transcript"),
+    ],
+)
+def test_wrong_options_of_a_model(tmp_path, model, options, message):
+    given = {"base_url": None, "max_cost": None, "replay": None} | options
+    with pytest.raises(UserError, match=message):
+        researcher_of(tmp_path / "p", "smoke", model, **given)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'archer-lab\[llm\]'"):
+        researcher_of(tmp_path, "smoke", ["openai:gpt"], None, None, None)
+
+
+@pytest.mark.slow
+def test_killed_while_it_trains_the_same_command_continues(tmp_path):
+    command = ("discover", "--cycles", 1, "--preset", "tiny", "--device", "cpu", "--project", tmp_path / "p")
+    process = start(*command, folder=tmp_path)
+    wait_for(tmp_path / "p", "runs")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_integrity(tmp_path / "p")
+    with Ledger.in_folder(tmp_path / "p", read_only=True) as ledger:
+        assert [cycle.state for cycle in ledger.cycles()] == ["running"]
+        kept = {run.key: run.finished_at for run in ledger.runs()}
+    ended = finish(*command, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Campaign 0001" in ended.stdout
+    with Ledger.in_folder(tmp_path / "p", read_only=True) as ledger:
+        (cycle,), runs, (proposal,) = ledger.cycles(), ledger.runs(), ledger.proposals()
+    assert (cycle.state, cycle.proposal, cycle.settings["campaign"]) == ("finished", proposal.id, "0001")
+    assert kept.items() <= {run.key: run.finished_at for run in runs}.items()
+    assert (tmp_path / "p/reports/campaign-0001/summary.md").is_file()
+
+
+def wait_for(project, table):
+    """Until the ledger has a row in that table."""
+    path = project / LEDGER_NAME
+    for _ in range(2400):
+        if path.exists():
+            try:
+                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+                    if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
+                        return
+            except sqlite3.OperationalError:  # not there yet
+                pass
+        time.sleep(0.05)
+    raise AssertionError(f"nothing came into {table}")
