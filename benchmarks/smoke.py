@@ -54,7 +54,8 @@ def main() -> None:
             flush=True,
         )
     result = {
-        "machine": platform.processor() or platform.machine(), "threads": cpu_threads(), "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "threads": cpu_threads(), "torch": torch.__version__,
         "rule": arguments.rule, "runs": len(runs), "epochs": arguments.epochs,
         "ratio_median": sorted(ratios)[len(ratios) // 2], "ratios": ratios, "fleet_seconds": fleets,
     }  # fmt: skip
