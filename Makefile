@@ -1,22 +1,27 @@
 # `make run`   one research cycle in its own environment; ARGS go to `archer run`: make run ARGS="--preset quick"
-# `make test`  every check: format, lint, types, tests
+# `make test`  every check: format, lint, types, and all tests but those marked slow or gpu
+# `make test-all`  the same with every test (those of the GPU are skipped where there is none)
 # Everything is installed into .venv at the versions of constraints.txt, again only when those files change.
 
 ARGS ?=
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ "$$n" -gt 8 ] && n=8; echo "$$n")
 PYTEST_ARGS ?=
+TRITON := triton==3.6.0
 VENV := .venv
 BIN := $(VENV)/bin
 DEFINITIONS := pyproject.toml constraints.txt
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lint format types pytest bench doctor hooks install install-test clean distclean
+.PHONY: run test test-all lint format types pytest bench doctor hooks install install-test clean distclean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m archer run $(ARGS)
 
+test: override MARKED := -m "not slow and not gpu"
 test: lint types pytest
+
+test-all: lint types pytest
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/python -m ruff check .
@@ -29,9 +34,9 @@ format: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	@$(BIN)/python -m pyright
 
-# One thread per worker: the workers themselves fill the cores.
+# One thread per worker: the workers themselves fill the cores, and an idle one takes over waiting tests.
 pytest: $(VENV)/.installed-test
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(MARKED) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m archer bench $(ARGS)
@@ -65,10 +70,12 @@ $(VENV)/.installed: $(VENV)/pyvenv.cfg $(DEFINITIONS)
 
 $(VENV)/.installed-test: $(VENV)/pyvenv.cfg $(DEFINITIONS)
 	@$(call install,.[test])
+	@$(call install-fla,$@)
 	@touch $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/pyvenv.cfg $(DEFINITIONS)
 	@$(call install,.[dev])
+	@$(call install-fla,$@)
 	@touch $(VENV)/.installed $(VENV)/.installed-test
 
 # pip is quiet unless something fails; an interrupted install leaves no stamp and is taken up again.
@@ -76,6 +83,15 @@ define install
 echo "Installing archer-lab$(patsubst .%,%,$(1)) into $(VENV) (the first time takes minutes) ..." && \
 { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; } && \
 $(BIN)/python -m pip install -qq -c constraints.txt -e '$(1)' && touch $@
+endef
+
+# flash-linear-attention's plain references, for the tests that compare with them (they skip where it is absent).
+# Without dependencies: torch is here already, and a torch built for CUDA has brought its own triton.
+define install-fla
+if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+  { $(BIN)/python -m pip install -qq --no-deps -c constraints.txt fla-core einops packaging && \
+    { $(BIN)/python -c 'import triton' 2>/dev/null || \
+      $(BIN)/python -m pip install -qq --no-deps $(TRITON); }; } || { rm -f $(1); exit 1; }; fi
 endef
 
 clean:

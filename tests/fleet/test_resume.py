@@ -35,6 +35,7 @@ def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_results(tmp_path: Path) -> None:
     runs = tiny_runs(4, epochs=30, evaluate_every=2)
     left = {run.key: run for run in runs}
