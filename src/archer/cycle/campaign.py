@@ -99,7 +99,7 @@ def discover(
 
 def _check(cycles: int | None, hours: float | None, share: float) -> None:
     if cycles is None and hours is None:
-        raise UserError("neither a number of cycles nor hours were given: a campaign needs an end")
+        raise UserError("a campaign needs an end: give cycles or hours (--cycles 10 or --hours 8)")
     if cycles is not None and cycles < 1:
         raise UserError(f"cycles is {cycles}: expected 1 or more")
     if hours is not None and not (hours > 0 and math.isfinite(hours)):
