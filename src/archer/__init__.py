@@ -27,6 +27,7 @@ EXPORTS = {
     "run": ("archer.cycle", "run"),
     "bench": ("archer.cycle", "bench"),
     "try_rule": ("archer.cycle", "try_rule"),
+    "discover": ("archer.cycle", "discover"),
     "Ledger": ("archer.ledger", "Ledger"),
     "rules": ("archer.rules", None),
 }

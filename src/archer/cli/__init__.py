@@ -37,8 +37,9 @@ COMMANDS = {
 """Command: the module that holds its function `command`. In the order of the help page."""
 
 EPILOGUE = (
-    "Exit status: 0 finished, 1 an unexpected failure (with its traceback), "
-    "2 wrong input (one message, nothing written), 130 interrupted (the same command continues)."
+    "Exit status: 0 finished, 1 an unexpected failure (with its traceback) or a check that did not pass, "
+    "2 wrong input (one message, nothing written), 3 no proposal passed verification, 4 no run finished, "
+    "5 the budget is used up and 130 interrupted (the same command continues)."
 )
 
 
