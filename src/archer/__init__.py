@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archer import rules
-    from archer.cycle import bench, run, try_rule
+    from archer.cycle import bench, discover, run, try_rule
     from archer.ledger import Ledger
 
 __version__ = "0.1.0"
 
-__all__ = ["Ledger", "__version__", "bench", "rules", "run", "try_rule"]
+__all__ = ["Ledger", "__version__", "bench", "discover", "rules", "run", "try_rule"]
 
 EXPORTS = {
     "run": ("archer.cycle", "run"),
