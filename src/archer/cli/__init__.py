@@ -1,6 +1,6 @@
 """The command `archer`: one file per command, each with a function `command` whose docstring is its help.
 
-A command's module is light at the top (no torch, pandas, plotly, scipy, sqlalchemy: they are imported inside
+A command's module is light at the top (no torch, pandas, scipy, sqlalchemy: they are imported inside
 the function), so that `archer --help` answers in well under half a second. Help pages are plain text: a
 paragraph that must keep its lines (two examples, say) starts with a line that holds only \\b.
 """

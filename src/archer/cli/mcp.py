@@ -41,7 +41,7 @@ def command(
     The agent cannot touch evaluator, data or ledger. What it should read first is docs/agents.md.
 
     \b
-    Example, in an agent's configuration:
+    Example, `archer mcp --project my-project --preset quick` in an agent's configuration:
       {"command": "archer", "args": ["mcp", "--project", "my-project", "--preset", "quick"]}
     """
     from archer.cycle.plan import get_preset
