@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from archer.errors import UserError, unknown
 from archer.fleet.run import Recipe, Run, Subject
 from archer.mad import PRESETS, Preset, Setting
 from archer.rules import Rule, get_rule, rule_names
-
-if TYPE_CHECKING:
-    from archer.model.baselines import BASELINES  # noqa: F401
 
 
 def get_preset(preset: str | Preset) -> Preset:
@@ -64,7 +62,20 @@ def named_subject(name: str, arguments: Mapping[str, Any] | None = None, trust: 
         return module_subject(name, arguments or {})
     if name.endswith(".py"):
         return subject_of(read_rule_file(Path(name), trust))
-    raise unknown("rule", name, rule_names())
+    from archer.model import baselines
+
+    if name in baselines.BASELINES:
+        return _baseline_subject(name)
+    raise unknown("rule", name, (*rule_names(), *baselines.BASELINES))
+
+
+def _baseline_subject(name: str) -> Subject:
+    """One of the token mixers that stand beside the rules, with its default arguments and four heads."""
+    from archer.model import baselines
+
+    mixer = type(baselines.baseline(name, 64))
+    heads = {"heads": 4} if "heads" in signature(mixer).parameters else {}
+    return replace(module_subject(f"{baselines.__file__}:{mixer.__name__}", heads), name=name)
 
 
 def module_subject(place: str, arguments: Mapping[str, Any]) -> Subject:
