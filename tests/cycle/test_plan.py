@@ -69,3 +69,12 @@ def test_the_grid_is_settings_by_rates_by_decays_by_seeds() -> None:
     preset = PRESETS["full"]
     runs = runs_of(named_subject("delta_net"), preset, tiny_recipe())
     assert len(runs) == len({run.key for run in runs}) == 66 * 3 * 2 * preset.seeds
+
+
+def test_a_schedule_is_part_of_what_decides_a_run() -> None:
+    (run,) = tiny_runs(1, epochs=3)
+    cosine = replace(run, recipe=replace(run.recipe, schedule="cosine"))
+    assert cosine.key != run.key
+    (plain,), (falling,) = train([run], load=load), train([cosine], load=load)
+    assert plain.curve[0].train_loss == pytest.approx(falling.curve[0].train_loss, abs=1e-6)
+    assert abs(plain.curve[-1].train_loss - falling.curve[-1].train_loss) > 1e-4

@@ -25,6 +25,9 @@ def command(
     argument: Annotated[
         list[str] | None, typer.Option("--argument", help="A module's constructor argument, name=JSON.")
     ] = None,
+    schedule: Annotated[
+        str, typer.Option("--schedule", help="Learning rate: constant or cosine.")
+    ] = "constant",
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall for rule files of your own.")
     ] = False,
@@ -48,8 +51,8 @@ def command(
     arguments = dict(_argument(text) for text in argument or [])
     with LiveWatcher() as watcher:
         result = bench(
-            rules, project, preset=preset, reference=reference, arguments=arguments, trust=trust,
-            watcher=watcher, resources=resources(device, data, budget_seconds),
+            rules, project, preset=preset, reference=reference, arguments=arguments, schedule=schedule,
+            trust=trust, watcher=watcher, resources=resources(device, data, budget_seconds),
         )  # fmt: skip
     finish(result)
 

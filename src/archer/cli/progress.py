@@ -72,7 +72,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         if event["event"] == "fleet":
             if device in self.fleets:
                 self.bars.remove_task(self.fleets.pop(device))
-            text = f"{event['subject']} × {event['members']} on {device}"
+            text = f"{event['subject']} × {event['members']}, {event['parameters']:,} parameters, on {device}"
             self.fleets[device] = self.bars.add_task(
                 text, total=event["epochs"], seen=_tasks(event["settings"])
             )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archer.cycle.laboratory import Laboratory, company, open_laboratory, repeats
-from archer.cycle.plan import get_preset, named_subject, read_rule_file, recipe_of, runs_of
+from archer.cycle.plan import check_schedule, get_preset, named_subject, read_rule_file, recipe_of, runs_of
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
@@ -179,20 +179,26 @@ def bench(
     preset: str | Preset = "smoke",
     reference: str = REFERENCE,
     arguments: dict[str, Any] | None = None,
+    schedule: str = "constant",
     trust: bool = False,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
     """Trains and compares named rules, rule files and modules ("file.py:ClassName"); each against the
-    reference, which is trained too."""
+    reference, which is trained too.
+
+    schedule: "constant", or "cosine"; its runs stand under a preset name of their own, such as smoke-cosine.
+    """
     from archer.judge import compare
 
-    preset = get_preset(preset)
+    preset, schedule = get_preset(preset), check_schedule(schedule)
+    if schedule != "constant":
+        preset = replace(preset, name=f"{preset.name}-{schedule}")
     subjects = [named_subject(name, arguments, trust) for name in dict.fromkeys((*rules, reference))]
     with open_laboratory(project, preset, resources=resources, watcher=watcher) as lab:
         cycle = lab.begin("bench", rules=[subject.hash for subject in subjects])
         lab.watcher.phase("train", ", ".join(subject.name for subject in subjects))
-        runs = [run for subject in subjects for run in runs_of(subject, preset, recipe_of(preset))]
+        runs = [run for subject in subjects for run in runs_of(subject, preset, recipe_of(preset, schedule))]
         try:
             records = lab.train(runs)
         except TimeIsUp as pause:

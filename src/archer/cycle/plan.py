@@ -24,6 +24,13 @@ def get_preset(preset: str | Preset) -> Preset:
     return PRESETS[preset]
 
 
+def check_schedule(schedule: str) -> str:
+    """The schedule of that name. Raises UserError with the nearest names."""
+    if schedule not in ("constant", "cosine"):
+        raise unknown("schedule", schedule, ("constant", "cosine"))
+    return schedule
+
+
 def recipe_of(preset: Preset, schedule: str = "constant") -> Recipe:
     """How a preset trains."""
     return Recipe(
