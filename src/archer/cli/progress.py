@@ -26,13 +26,18 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         from archer.cli.console import progress
 
         self.console = progress()
+        whole = Column(no_wrap=True)
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # gives way first where the line is short
         self.bars = Progress(
-            TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[seen]}", style="dim"), console=self.console, transient=True,
+            TextColumn("  {task.description}", table_column=whole), BarColumn(12, table_column=whole),
+            MofNCompleteColumn(table_column=whole), TimeElapsedColumn(table_column=whole),
+            TextColumn("{task.fields[seen]}", style="dim", table_column=rest), console=self.console,
+            transient=True, expand=True,
         )  # fmt: skip
         self.runs: Any = None
         self.fleets: dict[str, Any] = {}
@@ -72,10 +77,9 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         if event["event"] == "fleet":
             if device in self.fleets:
                 self.bars.remove_task(self.fleets.pop(device))
-            text = f"{event['subject']} × {event['members']}, {event['parameters']:,} parameters, on {device}"
-            self.fleets[device] = self.bars.add_task(
-                text, total=event["epochs"], seen=_tasks(event["settings"])
-            )
+            text = f"{event['subject']} × {event['members']} on {device}"
+            seen = f"{event['parameters']:,} parameters each; {_tasks(event['settings'])}"
+            self.fleets[device] = self.bars.add_task(text, total=event["epochs"], seen=seen)
         elif event["event"] == "epoch" and device in self.fleets:
             seen = "  ".join(f"{task} {score:.2f}" for task, score in event["best"].items())
             self.bars.update(self.fleets[device], completed=event["epoch"], seen=seen)
