@@ -141,11 +141,11 @@ def test_our_own_mistake_shows_a_traceback() -> None:
 
 def test_an_interrupt_says_that_the_same_command_continues() -> None:
     body = "import sys, time\nprint('ready', flush=True)\ntime.sleep(60)"
-    running = subprocess.Popen(script(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    assert running.stdout.readline() == "ready\n"
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    with subprocess.Popen(script(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert errors == "interrupted; the same command continues\n"
 
