@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class ContainedProcess:
 @cache
 def walls_against_gpu() -> tuple[str, ...]:
     """Walls to leave out for a GPU on this machine: none where CUDA starts behind all of them, else Landlock
-    (drivers write under /proc, where it lets nothing be written). `archer doctor` shows the outcome."""
+    (drivers write under /proc, where it lets nothing be written)."""
     with tempfile.TemporaryDirectory(prefix="archer-gpu-") as folder:
         for without in ((), ("Landlock",)):
             if _cuda_starts(Path(folder), without):
@@ -69,7 +70,10 @@ def _cuda_starts(scratch: Path, without: tuple[str, ...]) -> bool:
 
     command = [sys.executable, "-c", "import torch; torch.ones(1, device='cuda').sum().item()"]
     with start(command, scratch=scratch, limits=_limits(gpu=True), gpu=True, without=without) as process:
-        ending = process.wait(timeout=120)
+        try:
+            ending = process.wait(timeout=120)
+        except subprocess.TimeoutExpired:  # a wall may also let CUDA wait for ever
+            return False
     return ending.reason == "finished" and ending.status == 0
 
 
