@@ -1,10 +1,14 @@
 """The queue of reference runs: any machine, for any number of minutes, advances it.
 
     python results/advance.py plan baseline delta_net softmax --seeds 1 --seconds 500 > plan.json
-    python -m archer.fleet.worker plan.json > outcomes.jsonl     # on a GPU; needs torch and numpy only
+    python -m archer.fleet.launch plan.json outcomes.jsonl         # on any number of GPUs
     python results/advance.py absorb outcomes.jsonl plan.json      # back here, into results/<preset>.csv
 
 `plan` asks for what results/<preset>.csv lacks. The state is the CSV files; a piece may end anywhere.
+`archer.fleet.launch` needs torch and numpy only (PYTHONPATH=src). It starts `--processes` training processes
+on each GPU that the plan names ("cuda": all), stops after the plan's seconds or its own `--seconds`, keeps
+checkpoints in the plan's folder, and adds each outcome to the file at once: the same command continues, after
+a kill too. Runs that crashed are said on standard output and tried again by the next call.
 """
 
 from __future__ import annotations

@@ -14,7 +14,16 @@ from typing import Any, Literal
 from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
 from archer.cycle.watch import Watcher
-from archer.fleet.launch import Crash, PlainProcess, Plan, Process, available_devices, cpu_threads, launch
+from archer.fleet.launch import (
+    Crash,
+    PlainProcess,
+    Plan,
+    Process,
+    available_devices,
+    launch,
+    processes_per_device,
+    threads_for,
+)
 from archer.fleet.run import Outcome, Run
 from archer.ledger import Ledger
 from archer.ledger.records import CurvePoint, RuleSource, RunRecord
@@ -122,9 +131,10 @@ def _prepare_data(runs: Iterable[Run], data_dir: Path | None) -> None:
 def _plan(project: Project, resources: Resources) -> Plan:
     project.training.mkdir(parents=True, exist_ok=True)
     devices = available_devices(resources.device)
+    each = processes_per_device(devices)
     return Plan(
-        devices, project.training.resolve(), cpu_threads(), resources.budget_seconds,
-        data_dir=resources.data_dir, largest=resources.largest,
+        devices, project.training.resolve(), threads_for(each * len(devices)), resources.budget_seconds,
+        data_dir=resources.data_dir, largest=resources.largest, processes_per_device=each,
     )  # fmt: skip
 
 

@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from archer.fleet.run import Run
 
 
@@ -21,6 +19,8 @@ def checkpoint_path(folder: Path, run: Run) -> Path:
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes beside, flushes to the disk, then renames: a crash leaves the old file or the new one."""
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -39,6 +39,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """The state in the file; None where there is no file or it is not whole (it is then started afresh)."""
+    import torch
+
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,9 @@
-"""Archer's side of training: divides runs among devices, starts one training process for each, listens.
+"""Archer's side of training: divides runs among devices, starts training processes on each, listens.
+
+    python -m archer.fleet.launch PLAN.json OUTCOMES.jsonl [--processes N]
+
+trains a plan (see `results/advance.py`) on all devices that it names, without walls. A device takes several
+processes at once: while one compiles the next shape, another trains.
 
 A training process that dies takes nothing with it: what it finished is known, the rest is trained again from
 its checkpoints, and a run whose process dies with it alone is reported as crashed.
@@ -6,20 +11,25 @@ its checkpoints, and a run whose process dies with it alone is reported as crash
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from archer.errors import UserError
+from archer.fleet.checkpoint import checkpoint_path
 from archer.fleet.run import Outcome, Run
-from archer.fleet.wire import outcome_from_json, runs_to_json
+from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
 
 Event = dict[str, Any]
 
@@ -46,7 +56,11 @@ class Crash:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where and how to train. devices: "cpu", "cuda:0", ...; one process each. threads: for each process."""
+    """Where and how to train.
+
+    devices: "cpu", "cuda:0", ... threads: for each process. processes_per_device: at most; a process without
+    a group of its own is not started. scratch: where processes keep their plans, logs and checkpoints.
+    """
 
     devices: tuple[str, ...]
     scratch: Path
@@ -55,6 +69,17 @@ class Plan:
     checkpoint_seconds: float = 20.0
     data_dir: Path | None = None
     largest: int | None = None
+    processes_per_device: int = 1
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The device of every process; neighbours are on different devices."""
+        return self.devices * self.processes_per_device
+
+    def label(self, place: int) -> str:
+        """A process's device for the person who watches, with a number where it has neighbours there."""
+        number = f" ({place // len(self.devices) + 1})" if self.processes_per_device > 1 else ""
+        return f"{self.places[place]}{number}"
 
 
 class PlainProcess:
@@ -96,7 +121,7 @@ def launch(
     or an interrupt, stops all processes; their checkpoints stay. Raises what keeps a process from being
     started at all (OSError on a full disk).
     """
-    shares = _divide(runs, len(plan.devices))
+    shares = _divide(runs, plan)
     messages: queue.Queue[tuple[int, Outcome | Crash | Event | Exception | None]] = queue.Queue()
     processes: list[_Share] = [
         _Share(index, share, plan, start, messages) for index, share in enumerate(shares) if share
@@ -112,7 +137,7 @@ def launch(
             elif isinstance(message, Exception):
                 raise message
             elif isinstance(message, dict):
-                report({**message, "device": plan.devices[index]})
+                report({**message, "device": plan.label(index)})
             else:
                 yield message
     finally:
@@ -120,26 +145,31 @@ def launch(
             process.stop()
 
 
-def _divide(runs: Sequence[Run], parts: int) -> list[list[Run]]:
-    """Whole groups to the least loaded part, the heaviest first; weight: tokens to train on."""
+def _divide(runs: Sequence[Run], plan: Plan) -> list[list[Run]]:
+    """Whole groups, the heaviest first, to the least loaded device, and there to the least loaded process.
+
+    A group weighs what its runs may train at most: tokens.
+    """
     groups: dict[Any, list[Run]] = {}
     for run in dict.fromkeys(runs):
         groups.setdefault(run.group, []).append(run)
-    weights = {
-        g: sum(r.setting.train_examples * r.padded_length * r.recipe.epochs for r in v)
-        for g, v in groups.items()
-    }
-    shares: list[list[Run]] = [[] for _ in range(parts)]
-    loads = [0] * parts
+    weights = {group: sum(map(_tokens, members)) for group, members in groups.items()}
+    shares: list[list[Run]] = [[] for _ in plan.places]
+    loads, on_device = [0] * len(shares), dict.fromkeys(plan.devices, 0)
     for group in sorted(groups, key=lambda g: -weights[g]):
-        lightest = loads.index(min(loads))
-        shares[lightest] += groups[group]
-        loads[lightest] += weights[group]
+        place = min(range(len(shares)), key=lambda i: (on_device[plan.places[i]], loads[i]))
+        shares[place] += groups[group]
+        loads[place] += weights[group]
+        on_device[plan.places[place]] += weights[group]
     return shares
 
 
+def _tokens(run: Run) -> int:
+    return run.setting.train_examples * run.padded_length * run.recipe.epochs
+
+
 class _Share:
-    """The runs of one device, and the process that trains them, restarted while that helps."""
+    """The runs of one process, which is restarted while that helps."""
 
     def __init__(
         self, index: int, runs: list[Run], plan: Plan, start: Start, messages: queue.Queue[Any]
@@ -148,12 +178,24 @@ class _Share:
         self.left = {run.key: run for run in runs}
         self.stopping = False
         self.process: Process | None = None
+        self.device = plan.places[index]
         self.scratch = plan.scratch / f"device-{index}"
+        self.began = time.monotonic()
         self.thread = threading.Thread(target=self._work, daemon=True)
 
     def begin(self) -> None:
-        self.scratch.mkdir(parents=True, exist_ok=True)
+        (self.scratch / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._take_checkpoints()
         self.thread.start()
+
+    def _take_checkpoints(self) -> None:
+        """Brings the checkpoints of its groups here, where an earlier division gave them to a neighbour."""
+        for name in {checkpoint_path(Path(), run).name for run in self.left.values()}:
+            kept = sorted(
+                self.plan.scratch.glob(f"device-*/checkpoints/{name}"), key=lambda path: path.stat().st_mtime
+            )
+            if kept and kept[-1].parent.parent != self.scratch:
+                os.replace(kept[-1], self.scratch / "checkpoints" / name)
 
     def stop(self) -> None:
         self.stopping = True
@@ -201,20 +243,28 @@ class _Share:
         """One process. Returns whether it ended as planned, and what it said otherwise."""
         path = self.scratch / "plan.json"
         options = {
-            "device": self.plan.devices[self.index], "checkpoints": str(self.scratch / "checkpoints"),
+            "device": self.device, "checkpoints": str(self.scratch / "checkpoints"),
             "checkpoint_seconds": self.plan.checkpoint_seconds, "largest": self.plan.largest,
-            "stop_after_seconds": self.plan.stop_after_seconds,
+            "stop_after_seconds": self._seconds_left(), "memory_share": self._memory_share(),
         }  # fmt: skip
         data_dir = str(self.plan.data_dir) if self.plan.data_dir else None
         plan = {**runs_to_json(runs), "options": options, "threads": self.plan.threads, "data_dir": data_dir}
         path.write_text(json.dumps(plan))
-        gpu = self.plan.devices[self.index].startswith("cuda")
+        gpu = self.device.startswith("cuda")
         self.process = self.start([sys.executable, "-m", "archer.fleet.worker", str(path)], self.scratch, gpu)
         if self.stopping:  # it was asked to stop while it was being started
             self.process.kill()
         ended, why = self._listen(self.process)
         end = self.process.end()
         return ended, why or f"the training process ended early ({end or 'without a word'})"
+
+    def _seconds_left(self) -> float | None:
+        """Of the time to train, what is left now; a process that starts late does not get it all again."""
+        limit = self.plan.stop_after_seconds
+        return None if limit is None else max(1e-3, limit - (time.monotonic() - self.began))
+
+    def _memory_share(self) -> float:
+        return 1 / self.plan.processes_per_device
 
     def _listen(self, process: Process) -> tuple[bool, str]:
         """Whether it said that all is done, and what was wrong with what it said."""
@@ -259,10 +309,106 @@ def available_devices(asked: str | None = None) -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",)
 
 
+PROCESSES_PER_GPU = 3
+"""Compiling a shape keeps two cores busy for half a minute, and the GPU idle; see docs/design/fleet.md."""
+
+
+def processes_per_device(devices: Sequence[str]) -> int:
+    """A good number of training processes for each of these devices: one on the CPU, several on a GPU as far
+    as there are two cores for each."""
+    if devices[0] == "cpu":
+        return 1
+    return max(1, min(PROCESSES_PER_GPU, _cores() // (2 * len(devices))))
+
+
+def threads_for(processes: int) -> int:
+    """Threads for each of so many training processes; see `cpu_threads`."""
+    return max(1, cpu_threads() // processes)
+
+
 def cpu_threads() -> int:
     """Threads for one training process on the CPU: OMP_NUM_THREADS where it is set, as for any program that
     uses OpenMP; else the cores that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if asked.isdecimal() and int(asked):
         return int(asked)
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains a plan's runs and adds their outcomes, as lines of JSON, to a file; those in it are not trained
+    again, so that the same command continues. Returns the exit status, 2 where the user can put it right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m archer.fleet.launch", description="Trains a plan on all its devices."
+    )
+    parser.add_argument("plan", type=Path, help="as `results/advance.py plan` writes it")
+    parser.add_argument("outcomes", type=Path, help="file of outcomes, which is continued")
+    parser.add_argument("--processes", type=int, help="training processes per device; default: by its cores")
+    parser.add_argument("--seconds", type=float, help="stop after so long, instead of what the plan says")
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the processes are stopped too
+    try:
+        return _train_plan(json.loads(given.plan.read_text()), given)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _train_plan(plan: dict[str, Any], given: argparse.Namespace) -> int:
+    """Every event but "epoch" is a line on standard output; outcomes are also added to the file."""
+    options = plan["options"]
+    devices = available_devices(options["device"])
+    each = given.processes or processes_per_device(devices)
+    runs = runs_from_json(plan)
+    known = _known_outcomes(given.outcomes, {run.key for run in runs})
+    here = Plan(
+        devices, Path(options["checkpoints"]), threads_for(each * len(devices)),
+        given.seconds or options["stop_after_seconds"], options["checkpoint_seconds"],
+        Path(plan["data_dir"]) if plan["data_dir"] else None, options["largest"], each,
+    )  # fmt: skip
+    _say({"event": "start", "runs": len(runs), "known": len(known), "places": len(here.places)})
+    crashed, left = 0, [run for run in runs if run.key not in known]
+    with closing(launch(left, here, report=_say)) as outcomes, open(given.outcomes, "a") as file:
+        for outcome in outcomes:
+            if isinstance(outcome, Crash):
+                crashed += 1
+                _say({"event": "crash", "key": outcome.key, "message": outcome.message})
+                continue
+            line = json.dumps({"event": "outcome", "outcome": outcome_to_json(outcome)}, allow_nan=False)
+            file.write(f"{line}\n")
+            file.flush()
+            known.add(outcome.key)
+            _say({"event": "outcome", "key": outcome.key, "status": outcome.status, "of": len(runs),
+                  "known": len(known), "epochs": outcome.epochs, "held_out": outcome.held_out})  # fmt: skip
+    _say({"event": "done", "known": len(known), "crashed": crashed, "left": len(runs) - len(known) - crashed})
+    return 0
+
+
+def _known_outcomes(path: Path, wanted: set[str]) -> set[str]:
+    """Keys of the outcomes in a file. A last line that is torn is cut off: its run is trained again.
+
+    Raises UserError for any other line that is no outcome.
+    """
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+        path.write_text("".join(lines))
+    try:
+        events = [json.loads(line) for line in lines]
+        return {event["outcome"]["key"] for event in events if event["event"] == "outcome"} & wanted
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no file of outcomes ({error}); give another, or a new name") from error
+
+
+def _say(event: Event) -> None:
+    if event["event"] != "epoch":
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

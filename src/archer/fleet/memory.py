@@ -18,11 +18,12 @@ SHARE = 0.7
 """Of the free memory, this much is planned with; the rest is for what was not measured."""
 
 
-def capacity(model: Model, run: Run, device: torch.device, load: Load) -> int:
-    """How many runs like this one fit on the device together, at least 1."""
+def capacity(model: Model, run: Run, device: torch.device, load: Load, share: float = 1.0) -> int:
+    """How many runs like this one fit together into this process's share of the device, at least 1."""
     if device.type == "cuda":
-        return max(1, int(SHARE * _free_bytes_cuda(device) / _bytes_per_run_cuda(model, run, device, load)))
-    return max(1, int(SHARE * free_bytes_cpu() / bytes_saved(model, run, load)))
+        free = _free_bytes_cuda(device, share)
+        return max(1, int(SHARE * free / _bytes_per_run_cuda(model, run, device, load)))
+    return max(1, int(SHARE * share * free_bytes_cpu() / bytes_saved(model, run, load)))
 
 
 def bytes_saved(model: Model, run: Run, load: Load) -> int:
@@ -58,9 +59,16 @@ def free_bytes_cpu() -> int:
     return available
 
 
-def _free_bytes_cuda(device: torch.device) -> int:
+def _free_bytes_cuda(device: torch.device, share: float) -> int:
+    """What is free now, but no more than a share of the whole: the neighbours may not have taken theirs yet.
+
+    A process that has neighbours is held to its share, so that its mistakes are not theirs.
+    """
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]
+    free, whole = torch.cuda.mem_get_info(device)
+    if share < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    return min(free, int(share * whole))
 
 
 def _bytes_per_run_cuda(model: Model, run: Run, device: torch.device, load: Load) -> int:

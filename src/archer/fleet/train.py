@@ -37,7 +37,7 @@ class Options:
 
     checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two.
     stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest: members at most.
-    compiled: None for "on a GPU".
+    memory_share: of the device's memory, the part that this process may use. compiled: None for "on a GPU".
     """
 
     device: str = "cpu"
@@ -45,6 +45,7 @@ class Options:
     checkpoint_seconds: float = 20.0
     stop_after_seconds: float | None = None
     largest: int | None = None
+    memory_share: float = 1.0
     compiled: bool | None = None
 
 
@@ -124,7 +125,9 @@ class _Packing:
     def _begin(self) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
         state = read_checkpoint(self.path) if self.path else None
-        self.room = self.options.largest or capacity(self.model, self.runs[0], self.device, self.load)
+        self.room = self.options.largest or capacity(
+            self.model, self.runs[0], self.device, self.load, self.options.memory_share
+        )
         if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
             fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
             running = {member.run.key for member in fleet.members}

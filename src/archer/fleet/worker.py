@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     plan = json.loads(Path(argv[0]).read_text())
     # Threads that spin while they wait make training ten times slower on cores that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(plan["threads"]))
     import torch
 
     from archer.errors import UserError
