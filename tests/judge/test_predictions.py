@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from archer.errors import UserError
-from archer.judge import score_predictions, track_record, widen, widening
-from archer.judge.predictions import Z, crps
+from archer.judge import score_predictions, standings, track_record, widen, widening
+from archer.judge.predictions import MOST_WORTH, PRIOR_PREDICTIONS, TrackRow, Z, crps
 from archer.ledger.records import (
     Comparison,
     Prediction,
@@ -209,3 +209,33 @@ def test_widen_stays_within_the_scores_and_keeps_the_middle() -> None:
     both = [*rows, *track_record([verdict_of("x", [score])], [proposal("x", "person")])]
     with pytest.raises(UserError, match="several researchers"):
         widen([Prediction("Memorize", 0.95, 0.9, 1.0)], both)
+
+
+def track_row(researcher: str, n: int, own: float, no_change: float | None, ratio: float = 0.5) -> TrackRow:
+    return TrackRow(researcher, "All", n, 0.9, own, None, no_change, (ratio,) * n)
+
+
+def test_whoever_predicts_better_gets_more_of_the_budget() -> None:
+    rows = [track_row("good", 30, 0.01, 0.03), track_row("bad", 30, 0.09, 0.03, ratio=5.0)]
+    good, bad, new = standings(rows, ["good", "bad", "new"])
+    assert good.share > new.share > bad.share > 0
+    assert good.share + bad.share + new.share == pytest.approx(1)
+    assert (good.widening, new.widening, bad.widening) == (1.0, 1.0, 5.0)
+    assert (good.n, bad.n, new.n) == (30, 30, 0)
+    assert bad.worth == pytest.approx((10 + 30) * 0.03 / (10 * 0.03 + 30 * 0.09))
+
+
+def test_a_short_record_moves_the_budget_little_and_no_record_silences() -> None:
+    (one,) = standings([track_row("a", 1, 0.3, 0.03)], ["a"])
+    assert one.worth == pytest.approx((PRIOR_PREDICTIONS + 1) / (PRIOR_PREDICTIONS + 10))
+    assert one.share == 1
+    hopeless, other = standings([track_row("a", 10_000, 0.9, 0.001)], ["a", "b"])
+    assert hopeless.worth == 1 / MOST_WORTH
+    assert hopeless.share == pytest.approx(0.2)
+    assert other.worth == 1
+
+
+def test_without_a_record_of_no_change_the_shares_are_equal() -> None:
+    found = standings([track_row("a", 20, 0.2, None), track_row("b", 20, 0.01, None)], ["a", "b", "a"])
+    assert [(one.researcher, one.share) for one in found] == [("a", 0.5), ("b", 0.5)]
+    assert standings([], []) == ()

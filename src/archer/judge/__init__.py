@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         noise_floor,
         shipped_variance,
     )
-    from archer.judge.predictions import score_predictions, track_record, widen, widening
+    from archer.judge.predictions import score_predictions, standings, track_record, widen, widening
     from archer.judge.sequential import Confirmation, UntilDecided, begin, confirm, decide_sequentially, look
     from archer.judge.verdicts import verdict
 
@@ -37,7 +37,7 @@ _MODULES = {
         "noise_floor",
         "shipped_variance",
     ),
-    "predictions": ("score_predictions", "track_record", "widen", "widening"),
+    "predictions": ("score_predictions", "standings", "track_record", "widen", "widening"),
     "sequential": ("Confirmation", "UntilDecided", "begin", "confirm", "decide_sequentially", "look"),
     "verdicts": ("verdict",),
 }
@@ -62,6 +62,7 @@ __all__ = [
     "rejudge_history",
     "score_predictions",
     "shipped_variance",
+    "standings",
     "track_record",
     "verdict",
     "widen",

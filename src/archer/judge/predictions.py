@@ -33,6 +33,9 @@ PRIOR_PREDICTIONS = 10
 WIDEST = 10.0
 """No interval is widened by more than this factor."""
 
+MOST_WORTH = 4.0
+"""No researcher counts for more than so many times one without a record, nor for less than its inverse."""
+
 
 def crps(prediction: Prediction, measured: float) -> float:
     """Continuous ranked probability score of a prediction, in units of the score; 0 is best."""
@@ -236,3 +239,50 @@ def _widen_one(prediction: Prediction, factor: float) -> Prediction:
     low = prediction.score - factor * (prediction.score - prediction.low)
     high = prediction.score + factor * (prediction.high - prediction.score)
     return Prediction(prediction.task, prediction.score, max(0.0, low), min(1.0, high))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a researcher's record earns it.
+
+    n: predictions with an outcome. widening: the factor by which its next intervals must grow. worth: how
+    much better than "no change" it predicts, as a ratio of mean CRPS, from 1 / MOST_WORTH to MOST_WORTH; 1
+    with no record. share: of a budget that the researchers divide.
+    """
+
+    researcher: str
+    n: int
+    widening: float
+    worth: float
+    share: float
+
+
+def standings(record: Sequence[TrackRow], researchers: Iterable[str]) -> tuple[Standing, ...]:
+    """How much each of these researchers may spend, and how wide its intervals must be; shares sum to 1.
+
+    The worth is sum(CRPS of "no change") / sum(own CRPS), each sum begun with PRIOR_PREDICTIONS outcomes as
+    good as "no change": a short record moves it little, and whoever is often wrong loses budget but never
+    all of it, so that it can win it back. A record without a "no change" to compare with counts as none.
+    """
+    rows = {row.researcher: row for row in record if row.task == ALL_TASKS}
+    names = tuple(dict.fromkeys(researchers))
+    worths = {name: _worth(rows.get(name)) for name in names}
+    total = math.fsum(worths.values())
+    return tuple(
+        Standing(
+            name,
+            rows[name].n if name in rows else 0,
+            widening(rows[name].ratios) if name in rows else 1.0,
+            worths[name],
+            worths[name] / total,
+        )
+        for name in names
+    )
+
+
+def _worth(row: TrackRow | None) -> float:
+    if row is None or not row.baseline_crps:
+        return 1.0
+    prior = PRIOR_PREDICTIONS * row.baseline_crps
+    ratio = (prior + row.n * row.baseline_crps) / (prior + row.n * row.mean_crps)
+    return float(np.clip(ratio, 1 / MOST_WORTH, MOST_WORTH))
