@@ -47,6 +47,8 @@ class Laboratory:
     watcher: Watcher
     seed: int = 0
     found: dict[str, str] = field(default_factory=dict)
+    verified: dict[str, VerificationRecord] = field(default_factory=dict)
+    """Verifications that need not be made again, by proposal."""
 
     def __post_init__(self) -> None:
         for source in self.ledger.proposals():
@@ -61,7 +63,7 @@ class Laboratory:
 
     def known_rules(self) -> list[Rule]:
         """The built-in rules, and those of this project that passed verification."""
-        return [self.find(name) for name in dict.fromkeys([*rule_names(), *self._accepted()])]
+        return [self.find(name) for name in dict.fromkeys([*rule_names(), *self.accepted()])]
 
     def find(self, name: str) -> Rule:
         """A rule by name: built in, or proposed in this project and verified."""
@@ -93,38 +95,14 @@ class Laboratory:
 
     # What a researcher may know
 
-    def context(self) -> Context:
-        """Everything that decides a proposal, from the ledger and the history."""
-        from archer.judge import track_record
-        from archer.ledger.summary import score_table
-        from archer.research.context import history_measurements, measurements
-        from archer.research.researcher import Context, Rejection
-        from archer.research.researcher import Setting as KnownSetting
+    def context(self, pending: str | None = None, presets: Iterable[str] = ()) -> Context:
+        """Everything that decides a proposal, from the ledger and the history (see `known`)."""
+        from archer.cycle.knowledge import known
 
-        ledger, preset = self.ledger, self.preset
-        sources = {name: get_rule(name).source for name in rule_names()} | self._accepted()
-        rows = score_table(ledger.runs(preset=preset.name), preset.name)
-        rejected = {v.rule: v for v in ledger.verifications() if not v.passed}
-        proposals, verdicts = ledger.proposals(), ledger.verdicts()
-        return Context(
-            sources=sources,
-            history=history_measurements(self.history, sources),
-            measured=measurements(rows, preset.name),
-            proposals=proposals,
-            verdicts=verdicts,
-            rejections=tuple(
-                Rejection(p.id, _why(rejected[p.rule])) for p in proposals if p.rule in rejected
-            ),
-            settings=tuple(KnownSetting(s.task, s.name, s.input_length) for s in preset.settings),
-            reach={v.rule: v.reach for v in ledger.verifications() if v.reach is not None},
-            track_record=track_record(verdicts, proposals),
-            preset=preset.name,
-            chunk_size=preset.chunk_size,
-            seed=self.seed,
-            now=now(),
-        )
+        return known(self, pending, presets)
 
-    def _accepted(self) -> dict[str, str]:
+    def accepted(self) -> dict[str, str]:
+        """The texts of the rules of this project that passed verification, by name."""
         passed = {v.rule for v in self.ledger.verifications() if v.passed}
         return {name: source for name, source in self.found.items() if name in passed}
 
@@ -148,6 +126,8 @@ class Laboratory:
         self, proposal: ProposalRecord, trust: bool = False, allow_many: bool = False
     ) -> VerificationRecord:
         """Checks a proposal's rule in a contained process, and keeps what was found."""
+        if proposal.id in self.verified:
+            return self.verified[proposal.id]
         found = self.check(proposal.source, proposal.rule, trust, allow_many)
         record = self._verification_record(found)
         self.ledger.add_verification(record)
@@ -164,7 +144,7 @@ class Laboratory:
         from archer.verify import verify_contained
 
         lengths = tuple(sorted({setting.input_length for setting in self.preset.settings}))
-        known = {n: s for n, s in self._accepted().items() if n != name}
+        known = {n: s for n, s in self.accepted().items() if n != name}
         return verify_contained(
             source, name, known=known, lengths=lengths, chunk_size=self.preset.chunk_size, trust=trust,
             allow_many=allow_many,
@@ -340,7 +320,3 @@ def _require_reference(tables: Sequence[HistoryTable]) -> None:
 def _digest(tables: Sequence[HistoryTable]) -> str:
     rows = [(t.name, sorted((r.model, sorted(r.scores.items())) for r in t.rows)) for t in tables]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
-
-
-def _why(verification: VerificationRecord) -> str:
-    return "; ".join(f"{c.name}: {c.message}" for c in verification.checks if not c.passed)

@@ -91,6 +91,7 @@ class ProposalRecord:
 
     slots: the slots that differ from the parent. source: the whole text of the rule file.
     control: True for random proposals and repeats, which measure what a researcher adds over luck.
+    promoted_from: the proposal whose rule is tried again here under a dearer preset; "" where it is new.
     """
 
     id: str
@@ -110,6 +111,7 @@ class ProposalRecord:
     cites: tuple[str, ...] = ()
     control: bool = False
     cost: dict[str, float] = field(default_factory=dict)
+    promoted_from: str = ""
 
 
 @dataclass(frozen=True)
