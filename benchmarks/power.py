@@ -117,13 +117,14 @@ def sequential(floors: list[NoiseFloor], replicates: int) -> str:
     for difference in (0.0, *DIFFERENCES):
         design = Design("baseline", (1,), policy.looks[-1])
         drawn = draw(floors, design, difference, replicates=replicates, generator=generator())
-        words, seeds = judge_sequentially(drawn, policy)
-        rates = [f"{np.mean(words == word):.0%}" for word in ("better", "worse", "same", "undecided")]
-        false = f"{np.mean(np.any(words == 'better', axis=-1)):.2%}" if difference == 0 else ""
-        rows.append([f"{difference:g}", *rates, f"{seeds.mean():.1f}", false])
-    return table(
-        ["difference", "better", "worse", "same", "undecided", "seeds", "better on any (false)"], rows
-    )
+        found = judge_sequentially(drawn, policy)
+        rates = [f"{np.mean(found.words == word):.0%}" for word in ("better", "worse", "same", "undecided")]
+        false = f"{np.mean(np.any(found.words == 'better', axis=-1)):.2%}" if difference == 0 else ""
+        cover = found.coverage(difference)
+        held = f"{cover.min():.1%} to {cover.max():.1%}"
+        rows.append([f"{difference:g}", *rates, f"{found.seeds.mean():.1f}", held, false])
+    header = ["difference", "better", "worse", "same", "undecided", "seeds", "intervals hold the truth"]
+    return table([*header, "better on any (false)"], rows)
 
 
 def resampling(floors: list[NoiseFloor], replicates: int) -> str:

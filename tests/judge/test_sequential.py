@@ -9,7 +9,8 @@ import pytest
 from tests.judge.runs import make_runs, noisy
 
 from archer.errors import UserError
-from archer.judge import NoiseFloor, UntilDecided, begin, confirm, decide_sequentially, look
+from archer.judge import NoiseFloor, UntilDecided, begin, compare, confirm, decide_sequentially, look
+from archer.judge.sequential import Pair, Wanted, claim_of, decide_together
 from archer.judge.simulate import Design, draw, judge_sequentially
 from archer.ledger.records import TASKS, RunRecord
 
@@ -97,7 +98,8 @@ def test_real_runs_are_looked_at_exactly_as_simulated_ones() -> None:
     plain = [NoiseFloor(task, 0.02, 12, "made up", 1, 0.02, heterogeneity=6.0) for task in TASKS]
     policy = UntilDecided(looks=(1, 2, 4))
     drawn = draw(plain, Design("", (1,), 4), 0.06, replicates=12, generator=np.random.default_rng(11))
-    words, seeds = judge_sequentially(drawn, policy)
+    stopped = judge_sequentially(drawn, policy)
+    words, seeds = stopped.words, stopped.seeds
     assert len(set(words.ravel().tolist())) > 1
     for index in range(12):
         floors = {
@@ -114,6 +116,8 @@ def test_real_runs_are_looked_at_exactly_as_simulated_ones() -> None:
         assert found.comparison is not None
         assert [one.word for one in found.comparison.tasks] == words[index].tolist()
         assert [one.seeds for one in found.comparison.tasks] == seeds[index].tolist()
+        assert [one.low for one in found.comparison.tasks] == pytest.approx(stopped.low[index].tolist())
+        assert [one.high for one in found.comparison.tasks] == pytest.approx(stopped.high[index].tolist())
 
 
 def test_a_winner_needs_fresh_seeds() -> None:
@@ -130,3 +134,99 @@ def test_only_fresh_seeds_confirm(fresh_level: float, status: str) -> None:
     assert (found.status, found.seeds) == (status, (2, 3, 4))
     assert found.comparison is not None
     assert {one.seeds for one in found.comparison.tasks} == {3}
+
+
+def test_only_fresh_seeds_confirm_a_better_mean() -> None:
+    def score(rule: str, task: str, setting: str, seed: int) -> float:
+        return 0.5 + (rule == "a") * (0.0 if task == "Memorize" else 0.3) + 0.001 * (seed % 2)
+
+    runs = make_runs("ab", score, seeds=(0, 1, 2))
+    assert claim_of(compare(runs, "a", "b", preset="full", noise=QUIET)) == "mean"
+    assert claim_of(compare(runs, "b", "a", preset="full", noise=QUIET)) is None
+    found = confirm(runs, "a", "b", preset="full", seen_seeds=(0,), fresh=2, claim="mean", noise=QUIET)
+    assert (found.status, found.seeds) == ("confirmed", (1, 2))
+    assert (
+        confirm(runs, "a", "b", preset="full", seen_seeds=(0,), fresh=2, noise=QUIET).status
+        == "not confirmed"
+    )
+
+
+def test_the_looks_are_on_the_record() -> None:
+    def score(rule: str, task: str, setting: str, seed: int) -> float:
+        return 0.5 + (rule == "a") * (0.02 * (-1) ** seed if task == "Memorize" else 0.4)
+
+    found = decide_sequentially(
+        Lab(score).measure, "a", "b", preset="full", noise=QUIET, policy=UntilDecided((1, 2))
+    )
+    assert found.comparison is not None
+    first, second = found.comparison.looks
+    assert (first.seeds, first.open, first.alpha) == (1, TASKS, pytest.approx(0.025))
+    assert first.decided == tuple(task for task in TASKS if task != "Memorize")
+    assert (second.seeds, second.open, second.decided) == (2, ("Memorize",), ())
+    assert "after 1, 2 seeds" in found.comparison.method
+    assert "Bonferroni" in found.comparison.method
+
+
+def test_p_values_are_adjusted_for_the_looks() -> None:
+    """A word falls where the adjusted p-value is at most 5%, whatever the look may spend."""
+    drawn = np.random.default_rng(3).normal(0.035, 0.02, (8, 40))
+    seen = set()
+    for index in range(40):
+
+        def score(rule: str, task: str, setting: str, seed: int, index: int = index) -> float:
+            return 0.5 + (rule == "a") * float(drawn[seed, (index + TASKS.index(task)) % 40])
+
+        found = decide_sequentially(Lab(score).measure, "a", "b", preset="full", noise=QUIET)
+        assert found.comparison is not None
+        for task in found.comparison.tasks:
+            assert task.p_adjusted is not None
+            assert (task.word == "better") == (task.p_adjusted <= 0.05), task
+            seen.add((task.word, task.seeds))
+    assert len(seen) > 4
+
+
+def test_seeds_are_added_where_no_failed_run_forbids_a_score() -> None:
+    def score(rule: str, task: str, setting: str, seed: int) -> float | None:
+        if task == "Compress" and rule == "a":
+            return None
+        return 0.5 + (rule == "a") * (0.02 * (-1) ** seed if task == "Memorize" else 0.4)
+
+    lab = Lab(score)
+    found = decide_sequentially(
+        lab.measure, "a", "b", preset="full", noise=QUIET, policy=UntilDecided((1, 2))
+    )
+    assert [tasks for _, tasks in lab.asked] == [TASKS, ("Memorize",)]
+    assert found.stopped == "looks used up"
+    hopeless = Lab(lambda rule, *_: None if rule == "a" else 0.5)
+    stopped = decide_sequentially(hopeless.measure, "a", "b", preset="full", noise=QUIET)
+    assert (stopped.stopped, len(hopeless.asked)) == ("no score", 1)
+
+
+def test_pairs_share_their_looks_and_only_open_rules_are_trained() -> None:
+    levels = {"a": 0.9, "c": 0.5, "b": 0.5}
+    asked: list[tuple[tuple[int, ...], dict[str, tuple[str, ...]]]] = []
+
+    def score(rule: str, task: str, setting: str, seed: int) -> float:
+        wobble = 0.03 * (-1) ** seed if task in ("Memorize", "Compress") and rule == "c" else 0.0
+        return levels[rule] + wobble + (0.4 if rule == "c" and not wobble else 0)
+
+    def measure(seeds: tuple[int, ...], wanted: Wanted) -> Sequence[RunRecord]:
+        asked.append((seeds, dict(wanted)))
+        return [r for rule, tasks in wanted.items() for r in make_runs(rule, score, seeds=seeds, tasks=tasks)]
+
+    pairs = [Pair("a", "b"), Pair("c", "b")]
+    clear, open_pair = decide_together(
+        measure, pairs, preset="full", noise=QUIET, policy=UntilDecided((1, 3))
+    )
+    assert (clear.stopped, clear.looks) == ("decided", 1)
+    assert (open_pair.stopped, open_pair.looks) == ("looks used up", 2)
+    some = ("Compress", "Memorize")
+    assert asked == [((0,), dict.fromkeys("abc", TASKS)), ((1, 2), {"c": some, "b": some})]
+
+
+@pytest.mark.parametrize(
+    ("most", "looks"), [(1, (1,)), (2, (1, 2)), (4, (1, 2, 3, 4)), (13, (1, 2, 3, 5, 8, 13))]
+)
+def test_the_plan_ends_with_the_most_seeds(most: int, looks: tuple[int, ...]) -> None:
+    assert UntilDecided.up_to(most).looks == looks
+    assert UntilDecided.up_to(8) == UntilDecided()

@@ -113,9 +113,37 @@ def test_peeking_keeps_the_error_rate(floors: list[NoiseFloor], looks: tuple[int
     policy = UntilDecided(looks=looks)
     design = Design("", (1,), looks[-1])
     drawn = draw(floors, design, 0.0, replicates=REPLICATES, generator=random())
-    words, _ = judge_sequentially(drawn, policy)
-    assert np.mean(np.any(words == "better", axis=-1)) <= 0.05
-    assert np.mean(np.all(words == "better", axis=-1)) <= 0.001
+    stopped = judge_sequentially(drawn, policy)
+    for word in ("better", "worse"):
+        assert np.mean(np.any(stopped.words == word, axis=-1)) <= 0.05
+        assert np.mean(np.all(stopped.words == word, axis=-1)) <= 0.001
+    coverage = stopped.coverage(0.0)
+    assert coverage.min() >= 0.93
+    assert coverage.max() <= 0.97
+
+
+@pytest.mark.parametrize("floors", WORLDS)
+@pytest.mark.parametrize("most", [2, 5, 8, 13])
+@pytest.mark.parametrize("truth", [0.005, 0.02, 0.05, 0.1])
+def test_intervals_hold_true_differences_though_they_say_when_to_stop(
+    floors: list[NoiseFloor], most: int, truth: float
+) -> None:
+    drawn = draw(floors, Design("", (1,), most), truth, replicates=REPLICATES, generator=random())
+    coverage = judge_sequentially(drawn, UntilDecided.up_to(most)).coverage(truth)
+    assert coverage.min() >= 0.93
+    assert coverage.max() <= 0.975
+
+
+def test_plain_intervals_at_the_stop_would_be_noticed() -> None:
+    """Why the intervals are wider than 95% ones: those hold the truth less often by then."""
+
+    class Plain(UntilDecided):
+        @property
+        def interval_level(self) -> float:
+            return self.level
+
+    drawn = draw(SHIPPED, Design("", (1,), 8), 0.01, replicates=REPLICATES, generator=random())
+    assert judge_sequentially(drawn, Plain()).coverage(0.01).min() < 0.93
 
 
 def test_peeking_without_spending_would_be_noticed() -> None:
@@ -128,9 +156,9 @@ def test_peeking_without_spending_would_be_noticed() -> None:
 def test_stopping_early_saves_seeds_where_the_difference_is_large() -> None:
     policy = UntilDecided()
     drawn = draw(PLAIN, Design("", (1,), 8), 0.3, replicates=1000, generator=random())
-    words, seeds = judge_sequentially(drawn, policy)
-    assert np.mean(words == "better") > 0.99
-    assert seeds.mean() < 3
+    stopped = judge_sequentially(drawn, policy)
+    assert np.mean(stopped.words == "better") > 0.99
+    assert stopped.seeds.mean() < 3
 
 
 def comparison_of(drawn: Drawn, index: int) -> Comparison:

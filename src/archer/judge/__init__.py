@@ -22,7 +22,17 @@ if TYPE_CHECKING:
         shipped_variance,
     )
     from archer.judge.predictions import score_predictions, standings, track_record, widen, widening
-    from archer.judge.sequential import Confirmation, UntilDecided, begin, confirm, decide_sequentially, look
+    from archer.judge.sequential import (
+        Confirmation,
+        Pair,
+        UntilDecided,
+        begin,
+        claim_of,
+        confirm,
+        decide_sequentially,
+        decide_together,
+        look,
+    )
     from archer.judge.verdicts import verdict
 
 _MODULES = {
@@ -38,7 +48,17 @@ _MODULES = {
         "shipped_variance",
     ),
     "predictions": ("score_predictions", "standings", "track_record", "widen", "widening"),
-    "sequential": ("Confirmation", "UntilDecided", "begin", "confirm", "decide_sequentially", "look"),
+    "sequential": (
+        "Confirmation",
+        "Pair",
+        "UntilDecided",
+        "begin",
+        "claim_of",
+        "confirm",
+        "decide_sequentially",
+        "decide_together",
+        "look",
+    ),
     "verdicts": ("verdict",),
 }
 
@@ -49,12 +69,15 @@ __all__ = [
     "Duplicate",
     "JudgeError",
     "NoiseFloor",
+    "Pair",
     "UntilDecided",
     "analyse",
     "begin",
+    "claim_of",
     "compare",
     "confirm",
     "decide_sequentially",
+    "decide_together",
     "estimate_variance",
     "history_noise_floor",
     "look",

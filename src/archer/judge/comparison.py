@@ -64,6 +64,7 @@ def compare(
     exact_settings: Iterable[str] = frozenset(),
     margin: float = 0.01,
     level: float = 0.95,
+    alpha: float | None = None,
     seed: int = 0,
     noise: Mapping[str, NoiseFloor] | None = None,
     settled: Mapping[str, TaskComparison] | None = None,
@@ -73,14 +74,16 @@ def compare(
     """Candidate minus baseline on every task and for the mean, from all `runs` (other rules' are welcome).
 
     exact_settings: settings in which verification found the two to be one function: difference exactly zero.
-    margin: differences smaller than this are equivalence ("same"). level: of the intervals; 1 - level is the
-    error rate of the words over the six tasks. noise: floors to moderate the variance with; learned from the
-    other rules' runs and Archer's own file when left out; {} for none. settled: tasks decided at an earlier
-    look, kept as they are. seeds: use these seeds alone. interval: of what kind low and high are (see
-    `resample`; the words never change); seed: of the resampling. Raises UserError for a rule without runs.
+    margin: differences smaller than this are equivalence ("same"). level: of the intervals. alpha: the error
+    rate of the words over the six tasks, 1 - level if left out. noise: floors to moderate the variance with;
+    learned from the other rules' runs and Archer's own file when left out; {} for none. settled: tasks
+    decided at an earlier look, kept as they are. seeds: use these seeds alone. interval: of what kind low and
+    high are (see `resample`; the words never change); seed: of the resampling. Raises UserError for a rule
+    without runs.
     """
     if not 0 < level < 1 or margin <= 0:
         raise JudgeError(f"level must lie between 0 and 1 and margin be positive; got {level} and {margin}.")
+    alpha = 1 - level if alpha is None else alpha
     wanted = None if seeds is None else frozenset(seeds)
     used = [run for run in runs if run.preset == preset and (wanted is None or run.seed in wanted)]
     cells = Cells(used, preset)
@@ -90,8 +93,8 @@ def compare(
         noise = prior_noise(runs, candidate, baseline, preset=preset, exact_settings=exact)
     everything = candidate == baseline or _same_hash(cells, candidate, baseline)
     pairs = [pair_task(cells, candidate, baseline, task, exact, everything) for task in TASKS]
-    tasks = _judge_tasks(pairs, noise, margin, level, settled or {})
-    mean = _judge_mean(pairs, noise, margin, level)
+    tasks = _judge_tasks(pairs, noise, margin, level, alpha, settled or {})
+    mean = _judge_mean(pairs, noise, margin, level, alpha)
     if interval != "moderated":
         over_settings = interval == "resampled over settings"
         tasks, mean = _resample(pairs, tasks, mean, level, seed, over_settings, settled or {})
@@ -259,10 +262,11 @@ def _judge_tasks(
     noise: Mapping[str, NoiseFloor],
     margin: float,
     level: float,
+    alpha: float,
     settled: Mapping[str, TaskComparison],
 ) -> tuple[TaskComparison, ...]:
     """Six comparisons; Holm runs over all six, those settled before counting as rejected or not."""
-    found = [_describe(pair, _evidence(pair, noise), margin, level) for pair in pairs]
+    found = [_describe(pair, _evidence(pair, noise), level) for pair in pairs]
     raw = [_holm_input(settled.get(one.task), one.p_value) for one in found]
     adjusted = statistics.holm(raw)
     finished = []
@@ -271,7 +275,7 @@ def _judge_tasks(
             finished.append(settled[pair.task])
         else:
             finished.append(
-                _give_word(pair, one, float(p_adjusted), _evidence(pair, noise), margin, level, len(TASKS))
+                _give_word(pair, one, float(p_adjusted), _evidence(pair, noise), margin, alpha, len(TASKS))
             )
     return tuple(finished)
 
@@ -283,13 +287,13 @@ def _holm_input(settled: TaskComparison | None, p_value: float | None) -> float:
 
 
 def _judge_mean(
-    pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor], margin: float, level: float
+    pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor], margin: float, level: float, alpha: float
 ) -> TaskComparison:
     """The mean over the six tasks, over the seeds that all of them have; its p-value stands alone."""
     pair, given = _mean_of(pairs, noise)
-    found = _describe(pair, given, margin, level)
+    found = _describe(pair, given, level)
     p_value = np.nan if found.p_value is None else found.p_value
-    return _give_word(pair, found, p_value, given, margin, level, 1)
+    return _give_word(pair, found, p_value, given, margin, alpha, 1)
 
 
 def _mean_of(pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor]) -> tuple[Paired, statistics.Evidence]:
@@ -336,7 +340,7 @@ def _mean_evidence(
     return statistics.evidence(centre, spread, values.size, total / tasks**2, weight)
 
 
-def _describe(pair: Paired, given: statistics.Evidence, margin: float, level: float) -> TaskComparison:
+def _describe(pair: Paired, given: statistics.Evidence, level: float) -> TaskComparison:
     """Everything but the adjusted p-value and the word, which is "undecided" so far."""
     empty = TaskComparison(
         pair.task, pair.candidate, pair.baseline, None, None, None, None, None, "undecided",
@@ -363,7 +367,7 @@ def _give_word(
     p_adjusted: float,
     given: statistics.Evidence,
     margin: float,
-    level: float,
+    alpha: float,
     family: int,
 ) -> TaskComparison:
     if pair.identical:
@@ -374,8 +378,8 @@ def _give_word(
     moderated = statistics.moderate(given)
     error = statistics.standard_error(given, moderated)
     equal = statistics.equivalence_p(given.difference, error, moderated.degrees_of_freedom, margin)
-    word = str(statistics.words(given.difference, np.asarray(p_adjusted), equal, 1 - level))
-    extra = statistics.more_seeds(given, margin, 1 - level, family) if word == "undecided" else None
+    word = str(statistics.words(given.difference, np.asarray(p_adjusted), equal, alpha))
+    extra = statistics.more_seeds(given, margin, alpha, family) if word == "undecided" else None
     return replace(found, p_adjusted=p_adjusted, word=word, more_seeds=extra)  # type: ignore[arg-type]
 
 

@@ -184,27 +184,45 @@ def judge(given: Evidence, *, margin: float = 0.01, level: float = 0.95) -> Judg
     return Judged(statistics.words(given.difference, adjusted, equal, 1 - level), low, high, given)
 
 
-def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> tuple[NDArray[np.str_], Array]:
-    """Final words `[replicates, tasks]` and seeds used `[replicates, tasks]` when looking as `policy` says.
+@dataclass(frozen=True)
+class Stopped:
+    """Sequential verdicts on simulated comparisons when they stopped, each `[replicates, tasks]`."""
+
+    words: NDArray[np.str_]
+    seeds: Array
+    low: Array
+    high: Array
+
+    def coverage(self, truth: Any) -> Array:
+        """How often each task's interval held the true difference, `[tasks]`."""
+        return np.mean((self.low <= truth) & (truth <= self.high), axis=0)
+
+
+def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> Stopped:
+    """Words, seeds used and intervals when looking as `policy` says.
 
     What sequential.look does, on arrays: a decided task keeps its word and counts as 0 or 1 in Holm.
     """
     shape = drawn.values.shape[1:]
-    decided = np.full(shape, "undecided", dtype="<U9")
-    used = np.zeros(shape)
+    stopped = Stopped(np.full(shape, "undecided", dtype="<U9"), *(np.zeros(shape) for _ in range(3)))
     for index, seeds in enumerate(policy.looks):
-        alpha = policy.alpha(index)
+        alpha, decided = policy.alpha(index), stopped.words
         given = from_values(drawn.values[:seeds], drawn.known, drawn.weight)
         moderated = statistics.moderate(given)
         freedom, error = moderated.degrees_of_freedom, statistics.standard_error(given, moderated)
         raw = statistics.two_sided_p(given.difference, error, freedom)
         raw = np.select([np.isin(decided, ("better", "worse")), decided == "same"], [0.0, 1.0], raw)
         equal = statistics.equivalence_p(given.difference, error, freedom, policy.margin)
-        still_open = decided == "undecided"
-        used = np.where(still_open, seeds, used)
         found = statistics.words(given.difference, statistics.holm(raw), equal, alpha)
-        decided = np.where(still_open, found, decided)
-    return decided, used
+        low, high = statistics.interval(given.difference, error, freedom, policy.interval_level)
+        still_open = decided == "undecided"
+        stopped = Stopped(
+            np.where(still_open, found, decided),
+            np.where(still_open, seeds, stopped.seeds),
+            np.where(still_open, low, stopped.low),
+            np.where(still_open, high, stopped.high),
+        )
+    return stopped
 
 
 def designs(settings: Mapping[str, int], tasks: Sequence[str]) -> tuple[Design, ...]:

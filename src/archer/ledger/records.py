@@ -169,8 +169,26 @@ class TaskComparison:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One look of a comparison to which seeds are added until it is decided.
+
+    seeds: of each rule so far, in the tasks that were open. alpha: the error rate that this look may spend.
+    open: the tasks that were judged. decided: those of them that found their word.
+    """
+
+    seeds: int
+    alpha: float
+    open: tuple[str, ...]
+    decided: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Two rules over the six tasks, under one preset."""
+    """Two rules over the six tasks, under one preset.
+
+    beats_on_all: better on all six; where fresh seeds were to confirm that, they did. looks, method: for
+    seeds added until decided, the looks that were taken and how the error rate was kept.
+    """
 
     candidate: str
     baseline: str
@@ -178,6 +196,8 @@ class Comparison:
     tasks: tuple[TaskComparison, ...]
     mean: TaskComparison
     beats_on_all: bool
+    looks: tuple[Look, ...] = ()
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,8 +215,23 @@ class PredictionScore:
 
 
 @dataclass(frozen=True)
+class ConfirmationRecord:
+    """A rule that won was trained again, beside the rule it beat, with seeds that had no part in its win.
+
+    claim: what was won, "all six" or the "mean". first: the difference of the mean (see TaskComparison) as it
+    was when the rule won. comparison: the fresh seeds alone.
+    """
+
+    claim: Literal["all six", "mean"]
+    confirmed: bool
+    seeds: tuple[int, ...]
+    first: TaskComparison
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class VerdictRecord:
-    """What the runs say about a proposal."""
+    """What the runs say about a proposal. confirmation: None where nothing was won, or it was not asked."""
 
     proposal: str
     rule: str
@@ -210,6 +245,7 @@ class VerdictRecord:
     summary: str
     ranks: bool
     created_at: str
+    confirmation: ConfirmationRecord | None = None
 
 
 @dataclass(frozen=True)
