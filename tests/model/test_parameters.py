@@ -120,13 +120,20 @@ def test_the_auto_encoder_starts_from_normals_of_deviation_0_02() -> None:
     assert values["decoder.0.bias"].abs().max() == 0
 
 
+def test_projections_of_the_mixer_start_from_glorots_draw_with_a_small_gain() -> None:
+    values = model().initial_parameters([0])
+    for name, outputs in {"1.mixer.project.v": WIDTH, "0.mixer.out": WIDTH}.items():
+        bound = 2**-2.5 * (6 / (WIDTH + outputs)) ** 0.5
+        assert values[name].abs().max().item() == pytest.approx(bound, rel=0.01), name
+        assert values[name].std().item() == pytest.approx(bound / 3**0.5, rel=0.05), name
+
+
 def test_the_language_model_starts_from_pytorchs_uniform_weights() -> None:
     values = model().initial_parameters([0])
     assert values["embed"].std().item() == pytest.approx(0.02, rel=0.05)
     for name, inputs in {
         "0.up": WIDTH,
         "0.down": INNER,
-        "1.mixer.project.v": WIDTH,
         "unembed": WIDTH,
     }.items():
         bound = inputs**-0.5

@@ -66,6 +66,7 @@ class Fleet:
     def __post_init__(self) -> None:
         self.step, self.looks = None, {}
         if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton starts its kernels on the current device
             enable_kernels()
         runs = [member.run for member in self.members]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from archer.errors import UserError
 from archer.model.layers import l2_normalise, linear, rms_norm, short_convolution
-from archer.model.parameters import ONES, Initial, Parameters, ParameterSpec, linear_initial
+from archer.model.parameters import (
+    ONES,
+    Initial,
+    Parameters,
+    ParameterSpec,
+    linear_initial,
+    projection_initial,
+)
 from archer.rules import Rule, chunk_loop
 from archer.rules.rule import Parameter
 
@@ -87,9 +94,9 @@ class RuleMixer:
     def specs(self) -> tuple[ParameterSpec, ...]:
         """Everything that this layer learns, per run. Column blocks of `project.*` are separate parameters
         by name, so that a rule's extra features do not change the first values of q, k and v."""
-        inputs = linear_initial(self.width)
         specs = [
-            ParameterSpec(f"project.{n}", (self.width, size), inputs) for n, size in self._columns.items()
+            ParameterSpec(f"project.{n}", (self.width, size), projection_initial(self.width, size))
+            for n, size in self._columns.items()
         ]
         if self.rule.layer.short_convolution:
             sizes = {"q": self.heads_key, "k": self.heads_key, "v": self.heads_value}
@@ -103,7 +110,8 @@ class RuleMixer:
             if feature.bias is not None
         ]
         specs.append(ParameterSpec("norm", (self.value_size,), ONES))
-        specs.append(ParameterSpec("out", (self.heads_value, self.width), linear_initial(self.heads_value)))
+        out = projection_initial(self.heads_value, self.width)
+        specs.append(ParameterSpec("out", (self.heads_value, self.width), out))
         return tuple(specs)
 
     def _rule_spec(self, name: str, parameter: Parameter) -> ParameterSpec:

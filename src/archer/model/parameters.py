@@ -50,6 +50,15 @@ def linear_initial(inputs: int) -> Initial:
     return Initial("uniform", inputs**-0.5)
 
 
+def projection_initial(inputs: int, outputs: int) -> Initial:
+    """First values of a token mixer's projections: Glorot's uniform draw with gain 2^-2.5.
+
+    It is what the layers of flash-linear-attention used until March 2025, and with it the scores of the
+    history come closest (`docs/results.md`). Source of the draw: Glorot 2010.
+    """
+    return Initial("uniform", 2**-2.5 * (6 / (inputs + outputs)) ** 0.5)
+
+
 def initialise(specs: Sequence[ParameterSpec], seeds: Sequence[int]) -> dict[str, Tensor]:
     """First values of all parameters, name to [F, ...] in float32 on the CPU; one row per seed."""
     return {spec.name: torch.stack([_draw(spec, seed) for seed in seeds]) for spec in specs}

@@ -171,6 +171,11 @@ def _levels(size: int) -> int:
     return size.bit_length() - 2
 
 
+def _warps(*sizes: int) -> int:
+    """Warps per program: a tile of 32 by 32 keeps two busy, one of 128 by 128 needs eight to hold it."""
+    return {16: 2, 32: 2, 64: 4}.get(max(sizes), 8)
+
+
 @torch.library.custom_op("archer::wy", mutates_args=())
 def _wy(
     k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None
@@ -179,7 +184,7 @@ def _wy(
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
     _over(_wy_forward, k.numel() // (size * key))(
         k, v, beta, decay, k_read, u, w, t, C=size, K=key, V=value, LEVELS=_levels(size),
-        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
+        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=_warps(size, key, value),
     )  # fmt: skip
     return u, w, t
 
@@ -206,7 +211,7 @@ def _wy_gradients(
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
     _over(_wy_backward, k.numel() // (size * key))(
         k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read, C=size, K=key, V=value,
-        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=2,
+        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=_warps(size, key, value),
     )  # fmt: skip
     return dk, dv, dbeta, ddecay, dk_read
 
@@ -265,7 +270,7 @@ def _scan(
     chunks, heads = k.shape[0], start.numel() // (start.shape[-1] * start.shape[-2])
     _over(_scan_forward, heads)(
         q, k, u, w, weights, keep, start, o, states, end, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
-        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
+        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=_warps(*k.shape[-2:], u.shape[-1]),
     )  # fmt: skip
     return o, states, end
 
@@ -286,7 +291,7 @@ def _scan_gradients(
     chunks, heads = k.shape[0], dend.numel() // (dend.shape[-1] * dend.shape[-2])
     _over(_scan_backward, heads)(
         q, k, u, w, weights, keep, states, do, dend, *made, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
-        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=2,
+        V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=_warps(*k.shape[-2:], u.shape[-1]),
     )  # fmt: skip
     return made
 
