@@ -7,8 +7,11 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from archer.ledger.records import TASKS
+from archer.research.answer import Complaint, read_answer
 from archer.research.exchange import (
     Address,
     Failure,
@@ -19,7 +22,7 @@ from archer.research.exchange import (
     append_to,
     fingerprint,
 )
-from archer.research.model import ModelResearcher, NoProposalError, choose_model, dollars_spent
+from archer.research.model import LEAST_ROOM, ModelResearcher, NoProposalError, choose_model, dollars_spent
 from archer.research.prompt import ROOM, question
 from archer.research.researcher import Researcher, ResearchError
 from archer.research.structured import StructuredResearcher
@@ -75,6 +78,7 @@ class Script(ThreadingHTTPServer):
     def __init__(self, *plays):
         super().__init__(("127.0.0.1", 0), Player)
         self.plays, self.asked, self.keys = list(plays), [], []
+        self.retry_after = "7"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -99,7 +103,7 @@ class Player(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         if status == 429:
-            self.send_header("retry-after", "7")
+            self.send_header("retry-after", self.server.retry_after)
         self.send_header("content-length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
@@ -226,12 +230,129 @@ def test_a_bad_answer_goes_back_with_a_sentence_and_is_counted(play, history_con
         answer(code=f"Here is the code:\n```python\n{CODE}```\nIt fades."),
         answer(code=f"I would write this slot so:\n{CODE}\nand nothing else changes here."),
         "<think>Let me see {what} I know</think>" + answer(),
+        '<think>{"code": "first thoughts"}</think>' + answer(),
+        answer()[:-1],
+        answer()[:-2],
+        answer()[:-1] + ",}",
+        answer().replace('", ', '",\n').replace('"],', '",],'),
+        f"The proposal is {json.loads(answer())!r}",
+        json.dumps({"proposal": json.loads(answer())}),
     ],
+    ids=range(11),
 )
 def test_prose_around_the_answer_or_the_code_does_no_harm(play, history_context, text):
     proposal = play(completion(text)).propose(history_context)
     assert "failed: invalid" not in proposal.cost
     assert load_rule(proposal.source, proposal.rule, get_rule).own == ("retain",)
+
+
+def test_numbers_and_words_may_stand_in_another_form(history_context):
+    triples = {task.lower().replace(" ", "_"): {"score": 0.5, "low": 0.4, "high": 0.6} for task in TASKS}
+    text = answer(
+        predictions=triples,
+        code=CODE.splitlines(),
+        insights=["one.", "two."],
+        lessons=None,
+        title="Half \udfff",
+        per_task="everywhere",
+        cites="sun-2023-retnet",
+    )
+    draft = read_answer(text, history_context)
+    assert {p.task: (p.score, p.low, p.high) for p in draft.predictions} == dict.fromkeys(
+        TASKS, (0.5, 0.4, 0.6)
+    )
+    assert b"Half ?" in draft.source.encode()
+    assert (draft.answer.insights, draft.answer.lessons, draft.answer.per_task) == ("one. two.", "", {})
+    assert draft.answer.cites == ["sun-2023-retnet"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        answer().replace("[0.5, 0.4, 0.6]", "[NaN, 0.4, 0.6]", 1),
+        answer().replace("[0.5, 0.4, 0.6]", "[0.5, 0.4, Infinity]", 1),
+        '{"code": ' + "[" * 20_000,
+        '{"a": ' * 20_000,
+        "{" * 4_000,
+        answer(code="def retain(S):\n    return " + "(" * 5_000),
+        answer(code="def retain(S):\n    return " + "-" * 19_000 + "S"),
+        answer(code="\n" * 19_000 + "def retain(S"),
+        answer(code="x = 1\n" * 1_500 + "def retain(S):\n    return S ?"),
+        answer(code="parent = delta_net\n" + CODE),
+        answer(code="def retain(S):\n    return S\0"),
+        answer(code="def retain(S):\n    return '\ud800'"),
+        "\ufffd" * 50,
+        "[]",
+        '{"slot": {"slot": 1}}',
+    ],
+    ids=range(15),
+)
+def test_an_answer_gone_wild_is_a_complaint_and_soon(history_context, text):
+    with pytest.raises(Complaint) as caught:
+        read_answer(text, history_context)
+    assert caught.value.kind == "invalid"
+    assert len(caught.value.message) < 1_000
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 700), cut=st.integers(0, 40), put=st.text(max_size=20))
+def test_a_damaged_answer_is_a_draft_or_a_complaint(history_context, place, cut, put):
+    whole = answer()
+    try:
+        draft = read_answer(whole[:place] + put + whole[place + cut :], history_context)
+    except Complaint:
+        return
+    assert draft.source.encode()
+    assert len(draft.predictions) == 6
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "the request exceeds the available context size, try increasing it",
+        "Requested tokens (9001) exceed context window of 4096",
+        "This model's maximum context length is 4096 tokens. However, you requested 9001 tokens",
+        "prompt is too long: 9001 tokens > 4096 maximum",
+    ],
+)
+def test_a_question_that_does_not_fit_is_asked_again_at_half_its_length(play, history_context, sources, says):
+    researcher = play(error(400, says), error(400, says), completion(answer()))
+    proposal = researcher.propose(replace(history_context, sources=sources))
+    assert proposal.rule == "fading"
+    assert proposal.cost["failed: too long"] == 2
+    lengths = [len(asked["messages"][-1]["content"]) for asked in researcher.server.asked]
+    assert lengths[1] <= lengths[0] / 2
+    assert lengths[2] <= lengths[1] / 2
+    assert researcher.waits == []
+
+
+def test_a_context_too_small_for_any_question_ends_in_the_fallback(play, history_context, sources):
+    says = "the request exceeds the available context size"
+    researcher = play(*[error(400, says)] * 5)
+    proposal = researcher.propose(replace(history_context, sources=sources))
+    assert proposal.researcher == "structured"
+    assert proposal.cost["failed: too long"] == len(researcher.server.asked) == 3
+    assert len(researcher.server.asked[-1]["messages"][-1]["content"]) < 2 * LEAST_ROOM
+    assert "available context size" in proposal.lessons
+
+
+def test_no_two_turns_of_one_side_follow_each_other(play, history_context):
+    researcher = play(
+        completion(answer()[:200], "length"), completion("nonsense"), completion("  "), completion(answer())
+    )
+    assert researcher.propose(history_context).rule == "fading"
+    for asked in researcher.server.asked:
+        roles = [message["role"] for message in asked["messages"]]
+        assert roles == ["system", "user", "assistant", "user", "assistant", "user"][: len(roles)]
+    assert "cut off" in researcher.server.asked[1]["messages"][-1]["content"]
+
+
+def test_half_a_character_from_a_server_can_be_kept(play, history_context, tmp_path):
+    researcher = play(completion("so \ud800 it is"), completion(answer()))
+    path = tmp_path / "transcript.jsonl"
+    researcher.transport = Recorder(researcher.transport, append_to(path))
+    assert researcher.propose(history_context).cost["failed: invalid"] == 1
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_response_that_is_no_completion_is_counted(play, history_context):
@@ -279,8 +400,10 @@ def test_a_replay_gives_the_same_proposals_offline(play, history_context, tmp_pa
     researcher = play(error(429), completion(answer(slot="nowhere")), completion(answer()))
     researcher.transport = Recorder(researcher.transport, append_to(path))
     proposal = researcher.propose(history_context)
-    again = ModelResearcher("openai:scripted", Replay(path), wait=lambda seconds: None)
+    waits = []
+    again = ModelResearcher("openai:scripted", Replay(path), wait=waits.append)
     assert again.propose(history_context) == proposal
+    assert waits == [0]
     with pytest.raises(ResearchError, match="ends after 3 exchanges"):
         again.propose(history_context)
     other = ModelResearcher("openai:scripted", Replay(path), wait=lambda seconds: None)
@@ -299,6 +422,9 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_refused(tmp_path):
     path.write_text(f'{{"asked"\n{line}\n', encoding="utf-8")
     with pytest.raises(ResearchError, match="line 1"):
         Replay(path)
+    path.write_text(f"5\n{line}\n", encoding="utf-8")
+    with pytest.raises(ResearchError, match="line 1: is no exchange"):
+        Replay(path)
 
 
 def test_the_question_is_bounded_and_deterministic(history_context, sources):
@@ -313,7 +439,8 @@ def test_the_question_is_bounded_and_deterministic(history_context, sources):
     assert len(text) <= ROOM
     assert text == question(crowded)
     assert "more lines left out" in text
-    assert len(question(crowded, 4_000)) <= 4_000
+    for room in (4_000, LEAST_ROOM):
+        assert len(question(crowded, room)) <= room
     for part in ("gated_delta_net", "0.587", "the future changes the past", "def prepare", "arXiv"):
         assert part in text
 
@@ -330,6 +457,26 @@ def test_the_budget_ends_the_questions(play, history_context):
     assert researcher.server.asked == []
 
 
+def test_the_budget_ends_a_conversation_in_its_middle(play, history_context):
+    researcher = play(*[completion("nonsense", tokens=(1_000_000, 0))] * 4, max_dollars=1.5)
+    proposal = researcher.propose(history_context)
+    assert len(researcher.server.asked) == 2
+    assert proposal.cost["dollars"] == 2.0
+    assert proposal.cost["failed: budget"] == 1
+    assert "budget of 1.5 dollars is spent" in proposal.lessons
+
+
+def test_a_budget_that_cannot_be_counted_ends_the_questions(play, history_context):
+    researcher = play(*[completion(answer())] * 2, max_dollars=10.0)
+    researcher.transport.address = replace(researcher.transport.address, prices=None)
+    first = researcher.propose(history_context)
+    assert (first.rule, first.cost["unpriced requests"]) == ("fading", 1)
+    second = researcher.propose(replace(history_context, proposals=(first,)))
+    assert second.cost["failed: budget"] == 1
+    assert "price is not known" in second.lessons
+    assert len(researcher.server.asked) == 1
+
+
 def test_an_unknown_price_is_said_and_not_taken_for_nothing(play, history_context):
     researcher = play(completion(answer()))
     researcher.transport.address = replace(researcher.transport.address, prices=None)
@@ -340,6 +487,33 @@ def test_an_unknown_price_is_said_and_not_taken_for_nothing(play, history_contex
 def test_a_model_without_provider_is_refused(model, history_context):
     with pytest.raises(ResearchError, match="provider:name"):
         ModelResearcher(model, PydanticTransport(Address(model))).propose(history_context)
+
+
+def test_a_model_that_never_answers_does_not_keep_its_turn(play, history_context):
+    broken = play(*[error(500)] * 4, fallback=StructuredResearcher())
+    failed = broken.propose(history_context)
+    context = replace(history_context, proposals=(failed,))
+    assert choose_model(context, ["openai:scripted", "a:other"]) == "a:other"
+
+
+def test_the_limit_of_an_answer_is_sent_by_the_name_that_small_servers_know(play, history_context):
+    researcher = play(completion(answer()))
+    researcher.propose(history_context)
+    assert researcher.server.asked[0]["max_tokens"] == 4_000
+
+
+def test_a_local_server_is_waited_for_longer():
+    assert Address("openai:gpt").patience_seconds == 120
+    assert Address("openai:local", "http://127.0.0.1:1/v1").patience_seconds == 1200
+    assert Address("openai:local", "http://127.0.0.1:1/v1", 3.0).patience_seconds == 3
+
+
+@pytest.mark.parametrize("asked_for", ["-5", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT", ""])
+def test_a_strange_retry_after_is_not_obeyed(play, history_context, asked_for):
+    researcher = play(error(429), completion(answer()))
+    researcher.server.retry_after = asked_for
+    assert researcher.propose(history_context).rule == "fading"
+    assert researcher.waits == [2.0]
 
 
 def test_the_model_that_was_worth_more_is_chosen(history_context):

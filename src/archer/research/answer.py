@@ -6,12 +6,14 @@ Whatever is wrong is said in one sentence that can go back to the model (`Compla
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from archer.ledger.records import TASKS, Prediction
 from archer.research.researcher import Context
@@ -21,6 +23,14 @@ from archer.rules.rule import SLOTS
 CHANGEABLE = (*SLOTS, "step")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 LONGEST_CODE = 20_000
+MOST_BRACES = 2_000
+"""How many places of a text are tried when an object is looked for."""
+
+LONGEST_HEAD, LONGEST_FUNCTION, MOST_STRETCHES = 20, 100, 400
+"""When Python is looked for in prose: lines before a function that may belong to it, lines of the function,
+and pieces tried."""
+
+BEGINS_PYTHON = re.compile(r"@|#|(def|import|from)\b|\w+ *=")
 
 
 class Complaint(Exception):  # noqa: N818
@@ -33,9 +43,10 @@ class Complaint(Exception):  # noqa: N818
 
 
 class Answer(BaseModel):
-    """The JSON object that a model answers with."""
+    """The JSON object that a model answers with. Words may come as lists, predictions as objects; a number
+    that is none (NaN) may not."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     parent: str
     slot: str
@@ -50,6 +61,52 @@ class Answer(BaseModel):
     per_task: dict[str, str] = Field(default_factory=dict)
     predictions: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     cites: list[str] = Field(default_factory=list)
+
+    @field_validator("title", "equation", "insights", "issue", "reasoning", "lessons", mode="before")
+    @classmethod
+    def _any_words(cls, value: Any) -> str:
+        return _words(value)
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _lines_of_code(cls, value: Any) -> Any:
+        is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+        return "\n".join(value) if is_lines else value
+
+    @field_validator("per_task", mode="before")
+    @classmethod
+    def _words_of_tasks(cls, value: Any) -> dict[str, str]:
+        return {_task(key): _words(words) for key, words in value.items()} if isinstance(value, dict) else {}
+
+    @field_validator("cites", mode="before")
+    @classmethod
+    def _ids(cls, value: Any) -> list[str]:
+        return [_words(cite) for cite in (value if isinstance(value, list) else [value])]
+
+    @field_validator("predictions", mode="before")
+    @classmethod
+    def _triples(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {_task(key): _triple(numbers) for key, numbers in value.items()}
+
+
+def _words(value: Any) -> str:
+    """Whatever was given where a sentence was asked for; halves of characters become question marks."""
+    if isinstance(value, list):
+        return " ".join(map(_words, value))
+    return "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _task(name: Any) -> str:
+    """A task's own name, whatever its case and joints: `context_recall` is Context Recall."""
+    plain = re.sub(r"[\W_]+", " ", str(name)).strip().lower()
+    return next((task for task in TASKS if task.lower() == plain), _words(name))
+
+
+def _triple(numbers: Any) -> Any:
+    named = isinstance(numbers, dict) and {"score", "low", "high"} <= numbers.keys()
+    return [numbers[key] for key in ("score", "low", "high")] if named else numbers
 
 
 @dataclass(frozen=True)
@@ -78,20 +135,58 @@ def read_answer(text: str, context: Context) -> Draft:
 
 
 def _object(text: str) -> Any:
-    """The first JSON object in some text, whatever stands around it."""
-    decoder = json.JSONDecoder(strict=False)
-    for match in re.finditer(r"\{", text):
-        try:
-            found, _ = decoder.raw_decode(text, match.start())
-        except json.JSONDecodeError:
-            continue
-        if isinstance(found, dict) and ("code" in found or "slot" in found):
-            return found
-    if re.search(r"\b(I'm sorry|I am sorry|I cannot|I can't|unable to)\b", text) and "{" not in text:
+    """The first JSON object with code in some text, whatever stands around it.
+
+    Thoughts in <think> are passed over. Where no object is whole, commas before an end are left out and what
+    was left open is closed; Python's way of writing an object is read too.
+    """
+    said = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
+    starts = [match.start() for match in re.finditer(r"\{", said)][:MOST_BRACES]
+    for read in (_strictly, _mended, _as_python):
+        for start in starts if read is _strictly else starts[:1]:
+            found = read(said[start:])
+            if isinstance(found, dict) and ("code" in found or "slot" in found):
+                return found
+    if re.search(r"\b(I'm sorry|I am sorry|I cannot|I can't|unable to)\b", said) and not starts:
         raise Complaint("refused", "This is harmless research on small models; answer with the JSON object.")
     raise Complaint(
         "invalid", "No JSON object with `code` was found; answer with one JSON object and nothing else."
     )
+
+
+def _strictly(text: str) -> Any:
+    """The JSON value that a text begins with; None where there is none. Nesting without end is none."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text)[0]
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _mended(text: str) -> Any:
+    """As `_strictly`, once commas before an end are gone and what is open at the end is closed."""
+    kept: list[str] = []
+    ends: list[str] = []
+    for token in re.findall(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[{}\[\]]|[^"{}\[\]]+', text, re.DOTALL):
+        if token in "}]":
+            kept.append(re.sub(r",\s*\Z", "", kept.pop()))
+            if not ends or ends.pop() != token:
+                return None
+        elif token in "{[":
+            ends.append("}" if token == "{" else "]")
+        kept.append(token)
+        if not ends:
+            return _strictly("".join(kept))
+    whole = "".join(kept).rstrip()
+    in_string = kept[-1].startswith('"') and (len(kept[-1]) == 1 or not kept[-1].endswith('"'))
+    return _strictly((whole + '"' if in_string else whole.rstrip(",")) + "".join(reversed(ends)))
+
+
+def _as_python(text: str) -> Any:
+    """The Python literal between the first and the last brace; None where there is none."""
+    try:
+        return ast.literal_eval(text[: text.rfind("}") + 1])
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def _check_names(answer: Answer, context: Context) -> None:
@@ -113,13 +208,23 @@ def strip_prose(code: str, slot: str) -> str:
     for candidate in sorted(fenced, key=lambda block: f"def {slot}" not in block) or [code]:
         if _parses(candidate):
             return candidate
-    lines = code.splitlines()
-    stretches = ((first, last) for first in range(len(lines)) for last in range(len(lines), first, -1))
-    for first, last in sorted(stretches, key=lambda ends: ends[0] - ends[1])[:5_000]:
-        part = "\n".join(lines[first:last])
-        if f"def {slot}" in part and _parses(part):
+    for part in itertools.islice(_stretches(code.splitlines(), f"def {slot}"), MOST_STRETCHES):
+        if _parses(part):
             return part
     raise Complaint("invalid", f"The code is not Python: {_syntax_problem(code)}.")
+
+
+def _stretches(lines: list[str], wanted: str) -> Iterator[str]:
+    """Pieces of a text that hold some words and begin as Python does, longest first from each beginning."""
+    places = [number for number, line in enumerate(lines) if line.startswith(wanted)]
+    if not places:
+        return
+    firsts = [n for n in range(places[0] + 1) if BEGINS_PYTHON.match(lines[n])][-LONGEST_HEAD:]
+    within = range(places[0] + 1, min(len(lines), places[0] + LONGEST_FUNCTION))
+    ends = [n for n in within if lines[n][:1].strip()]
+    for first in firsts:
+        for last in (*([len(lines)] if len(lines) - 1 in within else ()), *reversed(ends)):
+            yield "\n".join(lines[first:last])
 
 
 def _parses(text: str) -> bool:
@@ -129,14 +234,19 @@ def _parses(text: str) -> bool:
 def _syntax_problem(text: str) -> str:
     try:
         ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+    except RecursionError:
+        return "it is nested without end"
+    except (SyntaxError, ValueError, MemoryError) as error:
         return f"line {getattr(error, 'lineno', '?')}: {getattr(error, 'msg', error)}"
     return ""
 
 
 def _rule_file(answer: Answer, code: str) -> str:
     """A whole rule file. Raises Complaint where another function than the slot was written."""
-    rule = read_rule(code, answer.name)
+    try:
+        rule = read_rule(code, answer.name)
+    except (ValueError, RecursionError) as error:
+        raise Complaint("invalid", f"The code cannot be read: {error}.") from error
     if answer.slot not in rule.functions:
         found = ", ".join(f"`{name}`" for name in (*rule.functions, *rule.helpers)) or "no function"
         raise Complaint(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,11 +19,21 @@ from typing import Any, Literal, Protocol
 
 from archer.research.researcher import ResearchError
 
-Kind = Literal["timeout", "rate limit", "server", "connection", "truncated", "refused", "empty"]
+Kind = Literal[
+    "timeout", "rate limit", "server", "connection", "truncated", "refused", "empty", "too long", "budget"
+]
 RETRIED: tuple[Kind, ...] = ("timeout", "rate limit", "server", "connection")
 """Failures of the line, not of the answer: the same question is asked again."""
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+
+PROVIDER_SECONDS, OWN_SERVER_SECONDS = 120.0, 1_200.0
+"""How long one reply may take: a server of one's own may be a small machine."""
+
+TOO_LONG = re.compile(
+    r"context[ _](length|size|window)|(prompt|request|input) is too (long|large)|token count|exceed_context"
+)
+"""How servers say that a question does not fit: OpenAI, vLLM, llama.cpp, Anthropic, Google."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +81,23 @@ class Transport(Protocol):
 class Address:
     """Which model, and where. model: `provider:name`. base_url: an OpenAI-compatible server, with its `/v1`.
 
-    prices: dollars per million tokens in and out, where the provider's are not known.
+    timeout_seconds: for one reply; None for what suits the place. prices: dollars per million tokens in and
+    out, where the provider's are not known.
     """
 
     model: str
     base_url: str | None = None
-    timeout_seconds: float = 120.0
+    timeout_seconds: float | None = None
     max_output_tokens: int = 4_000
     temperature: float = 0.7
     prices: tuple[float, float] | None = None
+
+    @property
+    def patience_seconds(self) -> float:
+        """The timeout in effect."""
+        if self.timeout_seconds is not None:
+            return self.timeout_seconds
+        return OWN_SERVER_SECONDS if self.base_url else PROVIDER_SECONDS
 
 
 @dataclass
@@ -94,7 +114,7 @@ class PydanticTransport:
         from pydantic_ai.settings import ModelSettings
 
         settings = ModelSettings(
-            timeout=self.address.timeout_seconds,
+            timeout=self.address.patience_seconds,
             max_tokens=self.address.max_output_tokens,
             temperature=self.address.temperature,
         )
@@ -130,15 +150,18 @@ def _open_model(address: Address) -> Any:
 
 
 def _open_openai(address: Address, name: str) -> Any:
+    """A server of one's own. Several know the limit of an answer only by its older name, `max_tokens`."""
     from openai import AsyncOpenAI
     from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.profiles.openai import OpenAIModelProfile
     from pydantic_ai.providers.openai import OpenAIProvider
 
     key = os.environ.get(KEY_VARIABLE) or "not needed"
     client = AsyncOpenAI(
-        base_url=address.base_url, api_key=key, max_retries=0, timeout=address.timeout_seconds
+        base_url=address.base_url, api_key=key, max_retries=0, timeout=address.patience_seconds
     )
-    return OpenAIChatModel(name, provider=OpenAIProvider(openai_client=client))
+    profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
+    return OpenAIChatModel(name, provider=OpenAIProvider(openai_client=client), profile=profile)
 
 
 def _pydantic_messages(messages: Sequence[Message]) -> list[Any]:
@@ -157,7 +180,7 @@ def _pydantic_messages(messages: Sequence[Message]) -> list[Any]:
 
 def _checked(response: Any, address: Address) -> Reply:
     """A response as a reply. Raises Failure where it was cut off, refused or empty."""
-    text = "".join(part.content for part in response.parts if part.part_kind == "text")
+    text = _sound("".join(part.content for part in response.parts if part.part_kind == "text"))
     usage = response.usage
     reply = Reply(
         text=text,
@@ -173,6 +196,11 @@ def _checked(response: Any, address: Address) -> Reply:
     if not text.strip():
         raise Failure("empty", "the answer is empty", reply=reply)
     return reply
+
+
+def _sound(text: str) -> str:
+    """Text without halves of characters, which a server may send and no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _price(response: Any, address: Address) -> float | None:
@@ -193,9 +221,11 @@ def _failure(error: Exception, address: Address) -> Exception:
     from pydantic_ai import exceptions as e
 
     status = getattr(error, "status_code", None)
-    message = " ".join(str(error).split())[:500]
+    message = _sound(" ".join(str(error).split())[:500])
     if status in (401, 403) or isinstance(error, e.ModelAuthenticationError):
         return ResearchError(f"{address.model} refused the key; set it in the environment: {message}")
+    if status in (400, 413, 500) and TOO_LONG.search(message.lower()):
+        return Failure("too long", message)
     if status in (400, 404, 422) or isinstance(error, e.ModelNotFoundError):
         return ResearchError(f"{address.model} cannot answer this: {message}")
     if status == 429 or isinstance(error, e.ModelRateLimitError):
@@ -214,9 +244,10 @@ def _failure(error: Exception, address: Address) -> Exception:
 def _wait_seconds(error: Exception) -> float | None:
     headers = getattr(error, "headers", None) or {}
     try:
-        return float(headers["retry-after"])
+        seconds = float(headers["retry-after"])
     except (KeyError, ValueError):
         return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 @dataclass
@@ -273,7 +304,7 @@ class Replay:
             )
         reply = Reply(**line["reply"]) if line.get("reply") else None
         if "failure" in line:
-            raise Failure(line["failure"]["kind"], line["failure"]["message"], reply=reply)
+            raise Failure(line["failure"]["kind"], line["failure"]["message"], wait_seconds=0, reply=reply)
         assert reply is not None
         return reply
 
@@ -291,7 +322,8 @@ def _read_transcript(path: Path) -> list[dict[str, Any]]:
             if number == len(texts):
                 break
             raise ResearchError(f"{path}, line {number}: is not JSON: {error}") from error
-        if "asked" not in lines[-1] or not ("reply" in lines[-1] or "failure" in lines[-1]):
+        keys = lines[-1].keys() if isinstance(lines[-1], dict) else ()
+        if "asked" not in keys or not ("reply" in keys or "failure" in keys):
             raise ResearchError(f"{path}, line {number}: is no exchange; expected `asked` and `reply`")
     return lines
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from archer.ledger.records import ProposalRecord, VerdictRecord
 from archer.research.answer import Complaint, Draft, read_answer
-from archer.research.exchange import RETRIED, Failure, Message, Reply, Transport
+from archer.research.exchange import RETRIED, Failure, Kind, Message, Reply, Transport
 from archer.research.prompt import INSTRUCTIONS, ROOM, question
 from archer.research.researcher import Context, Researcher, ResearchError, proposal_id
 from archer.research.structured import StructuredResearcher
@@ -27,7 +27,13 @@ RETURNS = 3
 ASKS = 4
 """How often one question is asked while the line fails."""
 
+LEAST_ROOM = 1_000
+"""Characters of a question below which a model whose context is full is given up."""
+
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
+
+NOT_BY_A_NOTE: tuple[Kind, ...] = (*RETRIED, "too long", "budget")
+"""Failures that a word to the model cannot mend."""
 
 NO_PROPOSAL = "gave no usable proposal"
 
@@ -41,8 +47,9 @@ class NoProposalError(ResearchError):
 
 @dataclass
 class _Spent:
-    """What one proposal cost so far."""
+    """What one proposal cost so far. before: dollars and unpriced requests of the proposals before it."""
 
+    before: tuple[float, int] = (0.0, 0)
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -88,10 +95,7 @@ class ModelResearcher:
 
     def propose(self, context: Context) -> ProposalRecord:
         """A proposal, whoever had to make it in the end. Raises ResearchError where the user has to act."""
-        spent = _Spent()
-        if self.max_dollars is not None and dollars_spent(context, self.name) >= self.max_dollars:
-            spent.failures["budget"] += 1
-            return self._fall_back(context, spent, f"the budget of {self.max_dollars:g} dollars is spent")
+        spent = _Spent((dollars_spent(context, self.name), _unpriced(context, self.name)))
         try:
             draft = self._converse(context, spent)
         except (Failure, Complaint) as problem:
@@ -104,14 +108,26 @@ class ModelResearcher:
             self.fallback.learn(verdict, proposal)
 
     def _converse(self, context: Context, spent: _Spent) -> Draft:
-        messages = [Message("system", INSTRUCTIONS), Message("user", question(context, self.room))]
+        """The draft that comes of one question. A question that does not fit is asked at half its length."""
+        room = self.room
+        while True:
+            facts = question(context, room)
+            try:
+                return self._discuss(context, facts, spent)
+            except Failure as failure:
+                room = len(facts) // 2
+                if failure.kind != "too long" or room < LEAST_ROOM:
+                    raise
+
+    def _discuss(self, context: Context, facts: str, spent: _Spent) -> Draft:
+        messages = [Message("system", INSTRUCTIONS), Message("user", facts)]
         for turn in range(1 + RETURNS):
             try:
                 reply = self._ask(messages, spent)
             except Failure as failure:
-                if failure.kind in RETRIED or turn == RETURNS:
+                if failure.kind in NOT_BY_A_NOTE or turn == RETURNS:
                     raise
-                messages = [*messages, Message("user", f"{failure.message}. Answer again, shorter.")]
+                messages = _with_note(messages, f"{failure.message}. Answer again, shorter.")
                 continue
             try:
                 return self._checked(read_answer(reply.text, context))
@@ -126,6 +142,7 @@ class ModelResearcher:
         """One reply; a failing line is tried again after a wait that doubles."""
         pause = FIRST_WAIT_SECONDS
         for attempt in range(ASKS):
+            self._check_budget(spent)
             spent.requests += 1
             try:
                 reply = self.transport.ask(messages)
@@ -135,12 +152,27 @@ class ModelResearcher:
                     spent.add(failure.reply)
                 if failure.kind not in RETRIED or attempt == ASKS - 1:
                     raise
-                self.wait(min(failure.wait_seconds or pause, LONGEST_WAIT_SECONDS))
+                asked_for = failure.wait_seconds
+                self.wait(min(pause if asked_for is None else asked_for, LONGEST_WAIT_SECONDS))
                 pause *= 2
             else:
                 spent.add(reply)
                 return reply
         raise AssertionError("the last attempt returns or raises")
+
+    def _check_budget(self, spent: _Spent) -> None:
+        """Raises Failure where no dollar is left, or where dollars cannot be counted."""
+        if self.max_dollars is None:
+            return
+        dollars, unpriced = spent.before
+        if unpriced + spent.unpriced:
+            why = "its price is not known, so that no budget of dollars can be held"
+        elif dollars + spent.dollars >= self.max_dollars:
+            why = f"the budget of {self.max_dollars:g} dollars is spent"
+        else:
+            return
+        spent.failures["budget"] += 1
+        raise Failure("budget", why)
 
     def _checked(self, draft: Draft) -> Draft:
         sentence = self.verify(draft.source, draft.answer.name) if self.verify else None
@@ -184,34 +216,50 @@ class ModelResearcher:
         )
 
 
+def _with_note(messages: Sequence[Message], note: str) -> list[Message]:
+    """The turns with a note at the end of the last: two turns of one side in a row are refused by some
+    servers."""
+    *before, last = messages
+    return [*before, replace(last, text=f"{last.text}\n\n{note}")]
+
+
 def dollars_spent(context: Context, name: str) -> float:
     """What the ledger says that a model has cost, its failed proposals included."""
-    return sum(
-        p.cost.get("dollars", 0.0)
-        for p in context.proposals
-        if p.researcher == name or p.lessons.startswith(f"{name} {NO_PROPOSAL}")
-    )
+    return sum(p.cost.get("dollars", 0.0) for p in _turns(context, name))
+
+
+def _turns(context: Context, name: str) -> list[ProposalRecord]:
+    """The proposals that a model was asked for, those that another had to make included."""
+    failed = f"{name} {NO_PROPOSAL}"
+    return [p for p in context.proposals if p.researcher == name or p.lessons.startswith(failed)]
+
+
+def _unpriced(context: Context, name: str) -> int:
+    return int(sum(p.cost.get("unpriced requests", 0) for p in _turns(context, name)))
 
 
 def choose_model(context: Context, names: Sequence[str]) -> str:
     """Who of several models proposes next: the one whose proposals were worth most for their cost.
 
     Worth: the share of a model's judged proposals that were better than their parent on the mean, begun at
-    one
-    half with two imaginary proposals, so that a new model gets its turns. Cost: dollars per proposal, begun
-    likewise at a cent. Names without a price are compared by worth alone. Raises ResearchError for no names.
+    one half with two imaginary proposals, so that a new model gets its turns; a turn without a usable
+    proposal was worth nothing. Cost: dollars per turn that cost any, begun likewise at a cent, so that models
+    without a price are compared by worth alone. Raises ResearchError for no names.
     """
     if not names:
         raise ResearchError("there is no model to choose from: give --model at least once")
     gains = {v.proposal: v.against_parent.mean.difference for v in context.verdicts}
 
     def value(name: str) -> tuple[float, int, str]:
-        own = [p for p in context.proposals if p.researcher == name]
+        turns = _turns(context, name)
+        own = [p for p in turns if p.researcher == name]
         judged = [gain for p in own if (gain := gains.get(p.id)) is not None]
-        worth = (1 + sum(gain > 0 for gain in judged)) / (2 + len(judged))
-        cost = (0.02 + dollars_spent(context, name)) / (2 + len(own))
-        uncertainty = 1 / (2 + len(judged)) ** 0.5
-        return ((worth + uncertainty) / cost**0.25, -len(own), name)
+        tries = len(judged) + len(turns) - len(own)
+        worth = (1 + sum(gain > 0 for gain in judged)) / (2 + tries)
+        paid = sum(p.cost.get("dollars", 0.0) > 0 for p in turns)
+        cost = (0.02 + dollars_spent(context, name)) / (2 + paid)
+        uncertainty = 1 / (2 + tries) ** 0.5
+        return ((worth + uncertainty) / cost**0.25, -len(turns), name)
 
     return max(names, key=value)
 
