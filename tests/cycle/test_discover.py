@@ -6,23 +6,27 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.cycle.tiny import TINY, check_integrity, finish, start
+from tests.cycle.tiny import TINY, check_integrity, finish, start, tiny
 
 from archer.cli.shared_run import researcher_of
 from archer.cycle import discover, laboratory
 from archer.cycle.campaign import FAILURES
+from archer.cycle.project import Project
 from archer.cycle.team import Models, verifier
 from archer.cycle.training import Resources, TimeIsUp, run_record
+from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.run import Outcome
 from archer.ledger import LEDGER_NAME, Ledger
 from archer.ledger.records import TASKS, Prediction, ProposalRecord
+from archer.research.control import incumbent
 from archer.research.exchange import Recorder, Reply, append_to
 from archer.research.model import ModelResearcher
 from archer.research.researcher import Context, ResearchError
@@ -34,6 +38,15 @@ CPU = Resources(device="cpu")
 
 def source_of(share: float) -> str:
     return f'"""Keeps {share}."""\n\nparent = "delta_net"\n\n\ndef retain(S):\n    return {share} * S\n'
+
+
+def known_in(context):
+    """What a researcher could learn from: proposals, verdicts, rejections, and rules with their scores."""
+    measured = sorted({(m.source, m.rule) for m in context.measured if m.score is not None})
+    return (
+        [p.id for p in context.proposals], sorted((v.proposal, v.preset) for v in context.verdicts),
+        [r.proposal for r in context.rejections], measured,
+    )  # fmt: skip
 
 
 class Numbered:
@@ -49,7 +62,8 @@ class Numbered:
         if number in self.wrong:
             raise self.wrong.pop(number)
         return ProposalRecord(
-            f"n{number}", f"keep_{number}", "delta_net", ("retain",), source_of(1 - number / 50), "a test",
+            f"n{number}", f"keep_{number}", "delta_net", ("retain",), source_of(1 - number / 50),
+            f"known: {known_in(context)}",
             tuple(Prediction(task, 0.3, 0.1, 0.6) for task in TASKS), self.name, context.now,
         )  # fmt: skip
 
@@ -62,6 +76,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.trained, self.rejected, self.broken, self.stop_after = [], set(), {}, None
+        self.level, self.device, self.wall_seconds, self.before = {}, "cpu", 0.1, lambda name: None
+        self.reach = None
 
     def train(self, ledger, project, runs, preset, resources, watcher):
         self.resources = resources
@@ -72,8 +88,12 @@ class Bench:
                 raise self.broken[run.subject.name]
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 raise TimeIsUp(ledger.runs(keys=[r.key for r in runs]), len(runs))
+            self.before(run.subject.name)
             score = 0.3 + (sum(map(ord, run.subject.name)) * 7 + run.seed) % 60 / 100
-            outcome = Outcome(run.key, "finished", score, score, score, 1, (), 100, 0.1, "cpu")
+            score = self.level.get(run.subject.name, score)
+            outcome = Outcome(
+                run.key, "finished", score, score, score, 1, (), 100, self.wall_seconds, self.device
+            )
             ledger.add_run(run_record(run, outcome, preset))
             self.trained.append((run.subject.name, run.seed, run.setting.name))
         return ledger.runs(keys=[run.key for run in runs])
@@ -82,7 +102,7 @@ class Bench:
         passed = name not in self.rejected
         found = load_rule(source, name, lab.find)
         checks = (CheckResult("causality", passed, "" if passed else "it looks ahead", 0.0),)
-        return Verification(name, passed, checks, found.hash, found.parent or "")
+        return Verification(name, passed, checks, found.hash, found.parent or "", reach=self.reach)
 
 
 @pytest.fixture
@@ -177,6 +197,136 @@ def test_hours_end_it_between_cycles_and_inside_one(tmp_path, bench):
     assert states(cut) == ["running"]
     bench.stop_after = None
     assert campaign(tmp_path, cycles=1).cycles[0].id == cut.cycles[0].id
+
+
+LOW, HIGH = (replace(tiny(epochs=epochs, ranks=True), name=f"rank-{epochs}") for epochs in (1, 2))
+
+
+def places(found):
+    """Which rule was tried under which preset, in order, and what became of it."""
+    return [
+        (cycle.preset, proposal.rule, cycle.state)
+        for cycle in found.cycles
+        if (proposal := found.campaign.proposal(cycle))
+    ]
+
+
+def test_only_what_may_still_win_goes_up(tmp_path, bench):
+    bench.level = {"gated_delta_net": 0.5, "delta_net": 0.4, "keep_1": 0.1, "keep_2": 0.9, "keep_3": 0.5}
+    found = campaign(tmp_path, preset=(LOW, HIGH))
+    assert places(found) == [
+        ("rank-1", "keep_1", "finished"),
+        ("rank-1", "keep_2", "finished"), ("rank-2", "keep_2", "finished"),
+        ("rank-1", "keep_3", "finished"), ("rank-2", "keep_3", "finished"),
+    ]  # fmt: skip
+    _, again = (p for p in found.campaign.proposals if p.rule == "keep_2")
+    assert (again.id, again.promoted_from, again.predictions) == ("n2-rank-2", "n2", ())
+    assert again.reason.startswith("Promoted from rank-1. known")
+    assert [v.preset for v in found.campaign.verdicts if v.rule == "keep_2"] == ["rank-1", "rank-2"]
+    assert {run.preset for run in found.campaign.runs if run.rule == "keep_1"} == {"rank-1"}
+    first_seed = [name for name, seed, _ in bench.trained if seed == 0]
+    assert len(first_seed) == (2 + 3 + 2 + 2) * len(LOW.settings)
+
+
+def records_of(folder):
+    """A ledger's campaign without its clock: what two ways to the same end must agree in."""
+    with Ledger.in_folder(folder, read_only=True) as ledger:
+        proposals = sorted((p.id, p.rule, p.promoted_from, p.reason) for p in ledger.proposals())
+        cycles = [(c.id, c.preset, c.state, c.proposal, c.run_keys) for c in ledger.cycles()]
+        verdicts = [(v.proposal, v.preset, v.summary) for v in ledger.verdicts()]
+        return proposals, cycles, verdicts, {run.key for run in ledger.runs()}
+
+
+def test_interrupted_at_any_write_it_comes_to_the_same_end(tmp_path, bench, monkeypatch):
+    bench.level = {"gated_delta_net": 0.5, "keep_1": 0.9, "keep_2": 0.1, "keep_4": 0.6}
+    bench.rejected = {"keep_3"}
+    writes, fatal = [0], [0]
+
+    def counted(write):
+        def wrapped(ledger, record):
+            writes[0] += 1
+            if writes[0] == fatal[0] and fatal[0] % 2:
+                raise KeyboardInterrupt
+            kept = write(ledger, record)
+            if writes[0] == fatal[0]:
+                raise KeyboardInterrupt
+            return kept
+
+        return wrapped
+
+    for name in ("put_cycle", "add_proposal", "add_verification", "add_verdict"):
+        monkeypatch.setattr(Ledger, name, counted(getattr(Ledger, name)))
+    campaign(tmp_path / "whole", preset=(LOW, HIGH))
+    expected, total = records_of(tmp_path / "whole"), writes[0]
+    assert [p[1] for p in expected[0]] == ["keep_1", "keep_1", "keep_2", "keep_3", "keep_4", "keep_4"]
+    for point in range(2, total, 3):
+        writes[0], fatal[0] = 0, point
+        with pytest.raises(KeyboardInterrupt):
+            campaign(tmp_path / str(point), preset=(LOW, HIGH))
+        campaign(tmp_path / str(point), preset=(LOW, HIGH))
+        assert records_of(tmp_path / str(point)) == expected, f"interrupted at write {point} of {total}"
+
+
+def test_the_next_is_proposed_while_one_trains(tmp_path, bench):
+    asked = threading.Event()
+
+    class Watched(Numbered):
+        def propose(self, context):
+            made = super().propose(context)
+            if made.id == "n2":
+                asked.set()
+            return made
+
+    waited = []
+    bench.before = lambda name: waited.append(asked.wait(60)) if name == "keep_1" else None
+    found = campaign(tmp_path, Watched())
+    assert waited
+    assert all(waited)
+    reasons = {p.id: p.reason for p in found.campaign.proposals}
+    assert reasons["n2"] == "known: (['n1'], [], [], [])"
+    assert "[('n1', 'tiny')]" in reasons["n3"]
+    assert "'keep_1'" in reasons["n3"]
+    assert "keep_2" not in reasons["n3"].replace("n2", "")
+
+
+def test_a_name_stands_for_one_text(tmp_path, bench):
+    class Unimaginative(Numbered):
+        def propose(self, context):
+            return replace(super().propose(context), rule="decay")
+
+    found = campaign(tmp_path, Unimaginative())
+    assert [p.rule for p in found.campaign.proposals] == ["decay_2", "decay_3", "decay_4"]
+    assert len({p.source for p in found.campaign.proposals}) == 3
+
+
+def test_gpu_hours_end_it(tmp_path, bench):
+    bench.device, bench.wall_seconds = "NVIDIA Test", 36.0
+    found = campaign(tmp_path, cycles=9, max_gpu_hours=0.25)
+    assert states(found) == ["finished"] * 3  # 3 rules x 6 runs, then 6 runs each: 0.18, 0.24, 0.30 hours
+    assert found.spent.gpu_seconds == 5 * 6 * 36
+    assert "0.300 of 0.25 GPU hours" in found.reports[0].read_text()
+    assert bench.resources.budget_seconds == pytest.approx(0.01 * 3600)
+    bench.wall_seconds, bench.device = 1e6, "cpu"
+    assert campaign(tmp_path / "other", cycles=4, max_gpu_hours=0.25).spent.gpu_seconds == 0
+
+
+def test_gpu_hours_alone_end_nothing_on_a_processor(tmp_path, bench):
+    with pytest.raises(UserError, match="would never end"):
+        campaign(tmp_path / "p", cycles=None, max_gpu_hours=1)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_rule_that_changes_little_is_the_incumbent_all_the_same(tmp_path, bench):
+    bench.level = {"gated_delta_net": 0.5, "delta_net": 0.4, "keep_1": 0.9}
+    bench.reach = (32,)  # of the tokens that a model reads: all but the two recall tasks with 31
+    campaign(tmp_path, cycles=1)
+    assert sum(name == "keep_1" for name, _, _ in bench.trained) == 4
+    with Ledger.in_folder(tmp_path) as ledger:
+        lab = laboratory.Laboratory(Project(tmp_path), ledger, TINY, (), CPU, Watcher())
+        context = lab.context()
+    assert incumbent(context) == "keep_1"
+    scores = [m.score for m in context.measured if m.rule == "keep_1"]
+    assert sorted(s for s in scores if s is not None) == [0.4, 0.4, 0.9, 0.9, 0.9, 0.9]
 
 
 def test_luck_gets_its_share_and_repeats_take_new_seeds(tmp_path, bench):

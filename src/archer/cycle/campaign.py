@@ -1,4 +1,9 @@
-"""A campaign: cycle after cycle in one laboratory, for a number of cycles or hours, unattended.
+"""A campaign: candidate after candidate, each as far up a ladder of presets as it gets, unattended.
+
+A candidate is proposed and verified, then trained and judged under the cheapest preset; one cycle of the
+ledger for every rung it reaches (`archer.cycle.ladder` says who goes up). While a candidate trains, the next
+one is proposed and verified in the background; that proposal knows everything but what the candidate in
+training finds, and knows no more if it is made later.
 
 The ledger says where a campaign stands: each of its cycles bears the campaign's number, what was asked for
 and when it began. So the same call continues an interrupted campaign, the unfinished cycle first. A campaign
@@ -8,29 +13,40 @@ is over when its summary is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.cycle import Result, advance, describe_history
-from archer.cycle.laboratory import Laboratory, open_laboratory
-from archer.cycle.plan import get_preset
+from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history
+from archer.cycle.laboratory import Laboratory, open_laboratory, repeats
+from archer.cycle.ladder import above, held_back, ladder_of
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
-from archer.ledger.records import CycleRecord
+from archer.ledger.records import CycleRecord, ProposalRecord, VerificationRecord
 from archer.mad import Preset
 
 if TYPE_CHECKING:
+    from archer.cycle.team import Ahead, Team
     from archer.report.summary import Campaign
-    from archer.research.researcher import Researcher
+    from archer.research.researcher import Context, Researcher
 
 KIND = "discover"
 FAILURES = 3
 """How many cycles in a row may break on an unexpected error before a campaign stops with that error."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a campaign has used. training_seconds: wall time of its trainings. gpu_seconds: wall seconds of
+    training processes on GPUs, those of all GPUs added up. dollars: for language models."""
+
+    training_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    dollars: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,7 @@ class Discovery:
     id: str
     campaign: Campaign
     reports: tuple[Path, ...]
+    spent: Spent = Spent()
 
     @property
     def cycles(self) -> tuple[CycleRecord, ...]:
@@ -59,12 +76,39 @@ class _Asked:
         return {"campaign": self.id, "started": self.started, "asked": self.words, "number": number}
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What a campaign does next: candidate `number` under `preset`, or its cycle that was interrupted there.
+
+    proposal: None for a candidate that is not proposed yet.
+    """
+
+    number: int
+    preset: Preset
+    cycle: CycleRecord | None = None
+    proposal: ProposalRecord | None = None
+
+
+@dataclass
+class _Course:
+    """A campaign on its way. ahead: what goes on in the background. over: nothing more is to be kept."""
+
+    lab: Laboratory
+    ladder: tuple[Preset, ...]
+    asked: _Asked
+    team: Team
+    clock: Callable[[], str]
+    ahead: Ahead | None = None
+    over: bool = False
+
+
 def discover(
     project: str | Path = DEFAULT,
     *,
     cycles: int | None = None,
     hours: float | None = None,
-    preset: str | Preset = "smoke",
+    max_gpu_hours: float | None = None,
+    preset: str | Preset | Sequence[Preset] | None = None,
     history: str | Path | None = None,
     seed: int = 0,
     share: float = 0.1,
@@ -73,56 +117,93 @@ def discover(
     watcher: Watcher | None = None,
     clock: Callable[[], str] = now,
 ) -> Discovery:
-    """Research cycles until `cycles` have ended or `hours` have passed since the campaign began.
+    """Tries candidates until `cycles` of them are through, or `hours` have passed since the campaign began,
+    or its training processes have spent `max_gpu_hours` on GPUs.
 
-    share: of all proposals, how many are left to luck (random changes, and the best rule under new seeds).
-    A candidate that is rejected, diverges or breaks costs one cycle and stops nothing. Interrupted, the same
-    call continues; where it is over, the same call begins the next campaign. A cycle that the hours cut off
-    is the first of the next campaign. clock: the time now, ISO 8601.
+    preset: the top of the ladder, or its rungs (see `ladder_of`); None: quick and baseline where there is a
+    GPU, else smoke. share: of all proposals, how many are left to luck (random changes, and the best rule
+    under new seeds). A candidate that is rejected, diverges or breaks stops nothing. Interrupted, the same
+    call continues; where it is over, the same call begins the next campaign. A cycle that a limit cut off is
+    the first of the next campaign. clock: the time now, ISO 8601.
 
     Raises UserError for wrong input, before anything is written.
     """
     from archer.cycle.team import Team
     from archer.research.structured import StructuredResearcher
 
-    _check(cycles, hours, share)
+    resources = resources or Resources()
+    _check(cycles, hours, max_gpu_hours, share)
+    ladder = ladder_of(preset, resources.device)
+    _check_end(cycles, hours, resources)
     team = Team(researcher or StructuredResearcher(), share)
-    words = {"cycles": cycles, "hours": hours, "share": share, "researcher": team.name}
+    words = {
+        "cycles": cycles, "hours": hours, "gpu_hours": max_gpu_hours, "share": share,
+        "researcher": team.name, "ladder": [rung.name for rung in ladder],
+    }  # fmt: skip
     with open_laboratory(
-        project, get_preset(preset), history=history, seed=seed, resources=resources, watcher=watcher
+        project, ladder[0], history=history, seed=seed, resources=resources, watcher=watcher
     ) as lab:
-        asked = _continued(lab, words, clock)
+        course = _Course(lab, ladder, _continued(lab, words, clock), team, clock)
         lab.watcher.phase("history", describe_history(lab))
-        _loop(lab, asked, team, clock)
-        return _summary(lab, asked)
+        try:
+            _loop(course)
+        finally:
+            course.over = True
+        return _summary(course)
 
 
-def _check(cycles: int | None, hours: float | None, share: float) -> None:
-    if cycles is None and hours is None:
+def _check(cycles: int | None, hours: float | None, max_gpu_hours: float | None, share: float) -> None:
+    if cycles is None and hours is None and max_gpu_hours is None:
         raise UserError("a campaign needs an end: give cycles or hours (--cycles 10 or --hours 8)")
     if cycles is not None and cycles < 1:
         raise UserError(f"cycles is {cycles}: expected 1 or more")
-    if hours is not None and not (hours > 0 and math.isfinite(hours)):
-        raise UserError(f"hours is {hours}: expected a number above 0")
+    for name, value in (("hours", hours), ("max_gpu_hours", max_gpu_hours)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} is {value}: expected a number above 0")
     if not 0 <= share <= 1:
         raise UserError(f"share is {share}: expected a number from 0 to 1")
 
 
-def _own(lab: Laboratory, campaign: str | None = None) -> list[CycleRecord]:
-    """This preset's, seed's and history's cycles of a campaign, or of all."""
+def _check_end(cycles: int | None, hours: float | None, resources: Resources) -> None:
+    """GPU hours alone end nothing where no GPU trains."""
+    if cycles is None and hours is None and not _gpus(resources):
+        raise UserError(
+            "max_gpu_hours is the only limit, and training uses no GPU here: the campaign would never end; "
+            "give cycles or hours too"
+        )
+
+
+def _gpus(resources: Resources) -> int:
+    """How many GPUs train."""
+    from archer.fleet.launch import available_devices
+
+    return sum(device.startswith("cuda") for device in available_devices(resources.device))
+
+
+# Where a campaign stands, as the ledger tells it
+
+
+def _own(lab: Laboratory, ladder: list[str], campaign: str | None = None) -> list[CycleRecord]:
+    """This ladder's, seed's and history's cycles of a campaign, or of all."""
     same = {"kind": KIND, "history": lab.history_digest}
     return [
         cycle
-        for cycle in lab.ledger.cycles(preset=lab.preset.name)
+        for cycle in lab.ledger.cycles(preset=ladder)
         if cycle.seed == lab.seed
         and {key: cycle.settings.get(key) for key in same} == same
+        and cycle.settings["asked"].get("ladder", [cycle.preset]) == ladder
         and campaign in (None, cycle.settings["campaign"])
     ]
 
 
+def _cycles(course: _Course) -> list[CycleRecord]:
+    """This campaign's cycles."""
+    return _own(course.lab, course.asked.words["ladder"], course.asked.id)
+
+
 def _continued(lab: Laboratory, words: dict[str, Any], clock: Callable[[], str]) -> _Asked:
     """The campaign of the same words that is not over, or a new one, which takes an unfinished cycle over."""
-    own = _own(lab)
+    own = _own(lab, words["ladder"])
     if own:
         last = own[-1].settings
         asked = _Asked(last["asked"], last["campaign"], last["started"])
@@ -137,42 +218,207 @@ def _continued(lab: Laboratory, words: dict[str, Any], clock: Callable[[], str])
     return asked
 
 
-def _loop(lab: Laboratory, asked: _Asked, team: Any, clock: Callable[[], str]) -> None:
-    resources, broken = lab.resources, 0
+def _next_step(course: _Course) -> _Step:
+    """What comes after the last cycle: its rest, the next rung for its rule, or the next candidate."""
+    own = _cycles(course)
+    if not own:
+        return _Step(1, course.ladder[0])
+    last, number = own[-1], own[-1].settings["number"]
+    if last.state == "running":
+        kept = course.lab.ledger.proposals(id=last.proposal or "")
+        preset = next(rung for rung in course.ladder if rung.name == last.preset)
+        return _Step(number, preset, last, kept[0] if kept else _rising(course, own[:-1]))
+    rising = _rising(course, own)
+    upper = above(course.ladder, last.preset)
+    return _Step(number, upper, None, rising) if rising and upper else _Step(number + 1, course.ladder[0])
+
+
+def _rising(course: _Course, ended: Sequence[CycleRecord]) -> ProposalRecord | None:
+    """The rule of the last of these cycles under the next preset, where it goes up."""
+    upper = above(course.ladder, ended[-1].preset) if ended else None
+    if upper is None or ended[-1].proposal is None:
+        return None
+    (proposal,) = course.lab.ledger.proposals(id=ended[-1].proposal)
+    verdicts = course.lab.ledger.verdicts(proposal=proposal.id)
+    goes_up = verdicts and not held_back(verdicts[-1])
+    return _promoted(proposal, ended[-1].preset, upper) if goes_up else None
+
+
+def _promoted(proposal: ProposalRecord, lower: str, upper: Preset) -> ProposalRecord:
+    """The rule once more, under a dearer preset; its predictions were for the cheaper one alone."""
+    first = proposal.promoted_from or proposal.id
+    reason = proposal.reason.partition(". ")[2] if proposal.promoted_from else proposal.reason
+    return replace(
+        proposal, id=f"{first}-{upper.name}", promoted_from=first, reason=f"Promoted from {lower}. {reason}",
+        predictions=(), cost={}, created_at=now(),
+    )  # fmt: skip
+
+
+def _spent(course: _Course) -> Spent:
+    """What the ledger says that the campaign has used."""
+    lab, own = course.lab, _cycles(course)
+    return Spent(
+        sum(cycle.wall_seconds or 0.0 for cycle in own),
+        _gpu_seconds(lab, own, course.asked.started),
+        sum(proposal.cost.get("dollars", 0.0) for proposal in _proposals(course)),
+    )
+
+
+def _gpu_seconds(lab: Laboratory, own: Sequence[CycleRecord], since: str) -> float:
+    """Of the runs that ended on a GPU since the campaign began, those of other cycles alone left out.
+
+    A run's wall time is its share of its process's, so that the sum is that of the processes; of those,
+    several share a GPU. Runs of an interrupted cycle count too, although no cycle names them yet.
+    """
+    from archer.fleet.launch import available_devices, processes_per_device
+
+    named, names = {key for cycle in own for key in cycle.run_keys}, {cycle.id for cycle in own}
+    others = {key for c in lab.ledger.cycles() if c.id not in names for key in c.run_keys} - named
+    seconds = sum(
+        run.wall_seconds
+        for run in lab.ledger.runs()
+        if run.finished_at >= since and run.key not in others and run.device not in ("", "cpu")
+    )
+    return seconds / processes_per_device(available_devices(lab.resources.device)) if seconds else 0.0
+
+
+# The work
+
+
+def _loop(course: _Course) -> None:
+    broken, lab = 0, course.lab
     while True:
-        ended = [cycle for cycle in _own(lab, asked.id) if cycle.state != "running"]
-        rest = _rest_seconds(asked, clock)
-        enough = asked.words["cycles"] is not None and len(ended) >= asked.words["cycles"]
-        if enough or rest <= 0:
+        step, spent = _next_step(course), _spent(course)
+        rest, cycles = _rest_seconds(course, spent), course.asked.words["cycles"]
+        if rest <= 0 or (cycles is not None and step.number > cycles):
             return
-        lab.resources = replace(resources, budget_seconds=_smaller(resources.budget_seconds, rest))
-        lab.watcher.phase("cycle", _standing(lab, asked, len(ended), rest))
-        cycle = lab.begin(KIND, **asked.settings(len(ended) + 1))
+        lab.watcher.phase("cycle", _standing(course, step, spent, rest))
         try:
-            result = advance(lab, cycle, team)
+            result = _take(course, _at(course, step.preset, rest), step)
         except Exception as error:
             broken += 1
             if _needs_the_user(error) or broken == FAILURES:
                 raise
-            _fail(lab, cycle, error)
+            _fail(lab, _cycles(course)[-1], error)
         else:
             broken = 0
-            lab.watcher.note(_outcome(result))
-            if result.cycle.state == "running":  # the hours ended in its middle
+            lab.watcher.note(_outcome(course, result))
+            if result.cycle.state == "running":  # a limit was reached in its middle
                 return
 
 
-def _rest_seconds(asked: _Asked, clock: Callable[[], str]) -> float:
-    """What is left of the hours; infinite where none were given."""
-    if asked.words["hours"] is None:
-        return math.inf
-    passed = datetime.fromisoformat(clock()) - datetime.fromisoformat(asked.started)
-    return asked.words["hours"] * 3600 - passed.total_seconds()
+def _at(course: _Course, preset: Preset, rest_seconds: float) -> Laboratory:
+    """The laboratory at one rung, with what is left to train there."""
+    resources = course.lab.resources
+    budgets = [seconds for seconds in (rest_seconds, resources.budget_seconds) if seconds is not None]
+    budget = None if math.isinf(min(budgets)) else min(budgets)
+    resources = replace(resources, budget_seconds=budget)
+    return replace(course.lab, preset=preset, resources=resources, found={}, verified={})
 
 
-def _smaller(budget: float | None, rest: float) -> float | None:
-    found = min(math.inf if budget is None else budget, rest)
-    return None if math.isinf(found) else found
+def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
+    """Takes one step to its end; meanwhile the next proposal is made."""
+    cycle = step.cycle or lab.begin(KIND, **course.asked.settings(step.number))
+    if course.ahead:
+        course.ahead.check()
+    proposal = step.proposal or _proposed(course, lab, step.number)
+    lab.ledger.add_proposal(proposal)
+    cycle = lab.put(cycle, proposal=proposal.id)
+    kept = _verification(lab, proposal)
+    if kept and kept.passed:
+        lab.found[proposal.rule], lab.verified[proposal.id] = proposal.source, kept
+    if proposal.promoted_from or (kept and kept.passed):
+        _propose_ahead(course, step.number + 1)
+    result = carry_out(lab, cycle, proposal)
+    if course.ahead:
+        course.ahead.wait()
+    if result.verdict and not proposal.promoted_from:
+        course.team.learn(result.verdict, proposal)
+    return result
+
+
+def _propose_ahead(course: _Course, number: int) -> None:
+    """Makes the proposal of candidate `number` in the background, where there is to be one."""
+    from archer.cycle.team import Ahead
+
+    cycles = course.asked.words["cycles"]
+    if cycles is None or number <= cycles:
+        quiet = replace(course.lab, watcher=Watcher(), found={}, verified={})
+        course.ahead = Ahead(lambda: _proposed(course, quiet, number))
+
+
+def _proposed(course: _Course, lab: Laboratory, number: int) -> ProposalRecord:
+    """The proposal of candidate `number`: the first that passes verification, or the last of `ATTEMPTS`.
+
+    What the ledger holds of it, made ahead or before an interruption, is not made again.
+    """
+    lab = replace(lab, preset=course.ladder[0])
+    tried = _untaken(course)
+    while True:
+        if tried:
+            found = _verification(lab, tried[-1]) or _verify(lab, tried[-1])
+            if found.passed or len(tried) >= ATTEMPTS:
+                return tried[-1]
+        lab.watcher.phase("propose", course.team.name)
+        made = course.team.propose(_context(course, lab, number))
+        if course.over:
+            return made
+        lab.ledger.add_proposal(made)
+        tried.append(made)
+
+
+def _untaken(course: _Course) -> list[ProposalRecord]:
+    """The campaign's proposals that no cycle has taken up, since the last one that a cycle took."""
+    taken = {cycle.proposal for cycle in course.lab.ledger.cycles()}
+    untaken: list[ProposalRecord] = []
+    for proposal in course.lab.ledger.proposals():
+        if proposal.id in taken and not proposal.promoted_from:
+            untaken = []
+        elif proposal.id not in taken and proposal.created_at >= course.asked.started:
+            untaken.append(proposal)
+    return untaken
+
+
+def _context(course: _Course, lab: Laboratory, number: int) -> Context:
+    """What the proposal of candidate `number` knows: all but what the candidate before it finds."""
+    before = [cycle.proposal for cycle in _cycles(course) if cycle.settings["number"] == number - 1]
+    return lab.context(before[0] if before else None, course.asked.words["ladder"])
+
+
+def _verification(lab: Laboratory, proposal: ProposalRecord) -> VerificationRecord | None:
+    """What is known of this very text under this preset; a built-in rule's is known everywhere."""
+    if repeats(proposal):
+        return lab.known_verification(proposal.rule)
+    names = tuple(setting.name for setting in lab.preset.settings)
+    anywhere = (names,) if proposal.promoted_from else (names, None)
+    for found in reversed(lab.ledger.verifications(rule=proposal.rule)):
+        source = lab.ledger.source(found.rule_hash)
+        if not found.passed and not proposal.promoted_from:
+            return found
+        if found.passed and found.measured in anywhere and source and source.source == proposal.source:
+            return found
+    return None
+
+
+def _verify(lab: Laboratory, proposal: ProposalRecord) -> VerificationRecord:
+    """Checks a proposal, and says why where it is rejected."""
+    found = lab.verify(proposal)
+    for check in found.checks:
+        if not check.passed:
+            lab.watcher.note(f"{proposal.rule}: rejected by the check {check.name}: {check.message}")
+    return found
+
+
+def _rest_seconds(course: _Course, spent: Spent) -> float:
+    """What is left of the hours and of the GPU hours, as wall time; infinite where none were given."""
+    words, rest = course.asked.words, [math.inf]
+    if words["hours"] is not None:
+        begun = datetime.fromisoformat(course.asked.started)
+        rest.append(words["hours"] * 3600 - (datetime.fromisoformat(course.clock()) - begun).total_seconds())
+    if words["gpu_hours"] is not None:
+        left = words["gpu_hours"] * 3600 - spent.gpu_seconds
+        rest.append(left if left <= 0 else left / (_gpus(course.lab.resources) or 1))
+    return min(rest)
 
 
 def _needs_the_user(error: Exception) -> bool:
@@ -197,44 +443,61 @@ def _fail(lab: Laboratory, cycle: CycleRecord, error: Exception) -> None:
     lab.watcher.note(f"cycle {cycle.id} broke: {message}")
 
 
-def _standing(lab: Laboratory, asked: _Asked, ended: int, rest: float) -> str:
+def _standing(course: _Course, step: _Step, spent: Spent, rest: float) -> str:
     """One line for the person who watches: how far, and what was spent."""
-    cycles, parts = asked.words["cycles"], []
-    parts.append(f"{ended + 1} of {cycles}" if cycles is not None else f"{ended + 1}")
+    words = course.asked.words
+    parts = [str(step.number) if words["cycles"] is None else f"{step.number} of {words['cycles']}"]
+    if len(course.ladder) > 1:
+        parts.append(step.preset.name)
     if math.isfinite(rest):
         parts.append(f"{rest / 3600:.2f} hours left")
-    spent = sum(cycle.wall_seconds or 0.0 for cycle in _own(lab, asked.id))
-    parts.append(f"{spent:.0f} s of training so far")
-    dollars = sum(proposal.cost.get("dollars", 0.0) for proposal in _proposals(lab, asked))
-    return ", ".join([*parts, f"{dollars:.4f} dollars"] if dollars else parts)
+    return ", ".join([*parts, f"{describe_spent(spent, words['gpu_hours'])} so far"])
 
 
-def _outcome(result: Result) -> str:
-    """What a cycle found, in one line."""
+def describe_spent(spent: Spent, max_gpu_hours: float | None = None) -> str:
+    """What was spent, in words: the wall time of training, GPU hours and dollars where there are any."""
+    parts = [f"{spent.training_seconds:.0f} s of training"]
+    if max_gpu_hours is not None:
+        parts.append(f"{spent.gpu_seconds / 3600:.3f} of {max_gpu_hours:g} GPU hours")
+    elif spent.gpu_seconds:
+        parts.append(f"{spent.gpu_seconds / 3600:.3f} GPU hours")
+    return ", ".join([*parts, f"{spent.dollars:.4f} dollars"] if spent.dollars else parts)
+
+
+def _outcome(course: _Course, result: Result) -> str:
+    """What a cycle found, and whether its rule goes up, in a line."""
     name = result.proposal.rule if result.proposal else result.cycle.id
-    said = result.verdict.summary if result.verdict else f"{result.cycle.state}: {result.cycle.message}"
-    return f"{name}: {said}"
+    if not result.verdict:
+        return f"{name}: {result.cycle.state}: {result.cycle.message}"
+    upper = above(course.ladder, result.cycle.preset)
+    stopped = held_back(result.verdict)
+    climb = (
+        f" It goes no further: {stopped}." if stopped else f" It goes up to {upper.name}." if upper else ""
+    )
+    return f"{name}: {result.verdict.summary}{climb if upper else ''}"
 
 
-def _proposals(lab: Laboratory, asked: _Asked) -> list[Any]:
-    """The campaign's proposals: those of its cycles, and those that were rejected on the way."""
-    own = {cycle.proposal for cycle in _own(lab, asked.id)}
-    others = {cycle.proposal for cycle in lab.ledger.cycles()} - own
+def _proposals(course: _Course) -> list[ProposalRecord]:
+    """The campaign's proposals: those of its cycles, those rejected on the way, and one made ahead."""
+    own = {cycle.proposal for cycle in _cycles(course)}
+    others = {cycle.proposal for cycle in course.lab.ledger.cycles()} - own
     return [
         proposal
-        for proposal in lab.ledger.proposals()
-        if proposal.id in own or (proposal.created_at >= asked.started and proposal.id not in others)
+        for proposal in course.lab.ledger.proposals()
+        if proposal.id in own or (proposal.created_at >= course.asked.started and proposal.id not in others)
     ]
 
 
-def _summary(lab: Laboratory, asked: _Asked) -> Discovery:
+def _summary(course: _Course) -> Discovery:
     """The campaign's records and its note; writing the note ends the campaign."""
     from archer.report import summarise, write
     from archer.report.summary import gather_campaign
+    from archer.report.tree import Paragraph, Span
 
+    lab, asked, spent = course.lab, course.asked, _spent(course)
     lab.watcher.phase("report", "the campaign's summary")
     whole = gather_campaign(lab.ledger, lab.known_rules())
-    cycles, proposals = tuple(_own(lab, asked.id)), tuple(_proposals(lab, asked))
+    cycles, proposals = tuple(_cycles(course)), tuple(_proposals(course))
     keys = {key for cycle in cycles for key in cycle.run_keys}
     names = {proposal.id for proposal in proposals}
     campaign = replace(
@@ -244,7 +507,10 @@ def _summary(lab: Laboratory, asked: _Asked) -> Discovery:
         verdicts=tuple(verdict for verdict in whole.verdicts if verdict.proposal in names),
         runs=tuple(run for run in whole.runs if run.key in keys),
     )
-    return Discovery(asked.id, campaign, write(summarise(campaign), _folder(lab, asked), "summary"))
+    note = summarise(campaign)
+    said = Paragraph((Span(f"Spent: {describe_spent(spent, asked.words['gpu_hours'])}."),))
+    note = replace(note, lead=(*note.lead, said))
+    return Discovery(asked.id, campaign, write(note, _folder(lab, asked), "summary"), spent)
 
 
 def _folder(lab: Laboratory, asked: _Asked) -> Path:

@@ -33,6 +33,7 @@ def known(lab: Laboratory, pending: str | None = None, presets: Iterable[str] = 
 
     ledger, preset = lab.ledger, lab.preset
     origins = {p.id: p.promoted_from or p.id for p in ledger.proposals()}
+    pending = origins.get(pending or "", pending)
     proposals = tuple(p for p in ledger.proposals() if not p.promoted_from)
     verifications = ledger.verifications()
     rejected = {v.rule: v for v in verifications if not v.passed}

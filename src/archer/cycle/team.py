@@ -1,10 +1,12 @@
-"""Who proposes in a campaign: a researcher beside its control arms, and several models in turns."""
+"""Who proposes in a campaign: a researcher beside its control arms, several models in turns, and all of them
+in the background."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 
 from archer.cycle.laboratory import Laboratory
 from archer.cycle.project import Project
@@ -17,12 +19,17 @@ from archer.mad import Preset
 from archer.research.control import CONTROLS, SHARE, arm
 from archer.research.model import ModelResearcher, choose_model
 from archer.research.researcher import Context, Researcher
+from archer.research.structured import StructuredResearcher
 
 
 @dataclass
 class Team:
     """A researcher who leaves a stated share of all proposals to luck: random changes, and the best rule
-    again under new seeds. Whose turn it is follows from the seed and the number of proposals alone."""
+    again under new seeds. Whose turn it is follows from the context alone.
+
+    A researcher whose predictions are worth less than "no change" loses turns to the structured search, and
+    that one to random changes: at a worth of w, a share 1 - w of them (see `archer.judge.standings`).
+    """
 
     researcher: Researcher
     share: float = SHARE
@@ -32,9 +39,16 @@ class Team:
         self.name = self.researcher.name
 
     def propose(self, context: Context) -> ProposalRecord:
-        """The proposal of whoever's turn it is."""
+        """The proposal of whoever's turn it is, under a name that is free."""
         turn = arm(context, self.share)
-        return (self.researcher if turn == "researcher" else CONTROLS[turn]()).propose(context)
+        proposer = CONTROLS[turn]() if turn != "researcher" else self._in_turn(context)
+        record = proposer.propose(context)
+        return record if turn == "repeat" else with_free_name(record, context)
+
+    def _in_turn(self, context: Context) -> Researcher:
+        if not loses_turn(context, self.name):
+            return self.researcher
+        return CONTROLS["random"]() if self.name == StructuredResearcher.name else StructuredResearcher()
 
     def learn(self, verdict: VerdictRecord, proposal: ProposalRecord) -> None:
         """The researcher learns from its own proposals; those of luck stand in the next context."""
@@ -42,9 +56,29 @@ class Team:
             self.researcher.learn(verdict, proposal)
 
 
+def loses_turn(context: Context, name: str) -> bool:
+    """Whether a researcher's record costs it this turn: never, while it predicts as well as "no change"."""
+    if not context.track_record:
+        return False
+    import numpy as np
+
+    from archer.judge import standings
+
+    draw = np.random.default_rng([context.seed, len(context.proposals), 11]).random()
+    return bool(draw > standings(context.track_record, [name])[0].worth)
+
+
+def with_free_name(record: ProposalRecord, context: Context) -> ProposalRecord:
+    """The proposal under a name that no other has, known or rejected: a name stands for one text."""
+    taken = {*context.sources, *(proposal.rule for proposal in context.proposals)}
+    names = (record.rule, *(f"{record.rule}_{number}" for number in range(2, len(taken) + 3)))
+    return replace(record, rule=next(name for name in names if name not in taken))
+
+
 @dataclass
 class Models:
-    """Several models that share a campaign: each turn goes to the one worth most for its cost."""
+    """Several models that share a campaign: each turn goes to the one worth most for its cost, unless its
+    record costs it the turn; then to the best of the others."""
 
     members: Sequence[ModelResearcher]
     name: str = field(init=False)
@@ -54,7 +88,11 @@ class Models:
 
     def propose(self, context: Context) -> ProposalRecord:
         """The chosen model's proposal."""
-        chosen = choose_model(context, [member.name for member in self.members])
+        names = [member.name for member in self.members]
+        chosen = choose_model(context, names)
+        others = [name for name in names if name != chosen]
+        if others and loses_turn(context, chosen):
+            chosen = choose_model(context, others)
         return next(member for member in self.members if member.name == chosen).propose(context)
 
     def learn(self, verdict: VerdictRecord, proposal: ProposalRecord) -> None:
@@ -62,6 +100,35 @@ class Models:
         for member in self.members:
             if member.name == proposal.researcher:
                 member.learn(verdict, proposal)
+
+
+@dataclass
+class Ahead:
+    """Work that goes on in the background. Its error, if it ends with one, waits for `check`."""
+
+    work: Callable[[], object]
+    error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:  # noqa: BLE001  raised again by `check`: this thread has nobody to tell
+            self.error = error
+
+    def wait(self) -> None:
+        """Until the work is over, whatever came of it."""
+        self._thread.join()
+
+    def check(self) -> None:
+        """Waits, and raises the work's error, once."""
+        self.wait()
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
 
 def verifier(project: Path, preset: Preset) -> Callable[[str, str], str | None]:
