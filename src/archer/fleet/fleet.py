@@ -8,7 +8,7 @@ batch per member, and the sum of the losses only adds up gradients of disjoint p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from archer.rules.algebra import enable_kernels
 
 @dataclass(frozen=True)
 class Member:
-    """One run inside a fleet: how old it is, and what was seen of it."""
+    """One run inside a fleet: how old it is, and what was seen of it. dropped: why, where a race lost it."""
 
     run: Run
     epoch: int = 0
@@ -36,6 +36,7 @@ class Member:
     wall_seconds: float = 0.0
     train_loss: float = float("nan")
     alive: bool = True
+    dropped: str = ""
 
 
 @dataclass
@@ -193,11 +194,17 @@ class Fleet:
         reached = (
             last is not None and min(last.validation_accuracy, last.test_accuracy) >= recipe.stop_accuracy
         )
-        return not member.alive or member.epoch >= recipe.epochs or reached
+        return not member.alive or member.epoch >= recipe.epochs or reached or bool(member.dropped)
 
     def due(self) -> bool:
         """Whether some member is to be evaluated now."""
         return any(is_due(member) for member in self.members)
+
+    def drop(self, reasons: Mapping[str, str]) -> None:
+        """Marks members (by key) that lost a race, so that they leave; who is over anyway stays as it is."""
+        self.members = [
+            m if self.is_over(m) else replace(m, dropped=reasons.get(m.run.key, "")) for m in self.members
+        ]
 
     def leave(self, over: Callable[[Member], bool]) -> list[Outcome]:
         """Takes out the members that are over, and says what became of them."""
@@ -260,6 +267,8 @@ def outcome(member: Member, parameters: int, device: str) -> Outcome:
     if not member.alive:
         message = f"a loss was not finite by epoch {member.epoch}"
         return Outcome(run.key, "diverged", None, None, None, *common, message)
+    if member.dropped:
+        return Outcome(run.key, "dropped", None, None, None, *common, member.dropped)
     return Outcome(run.key, "finished", *select(member.curve), *common)
 
 

@@ -22,12 +22,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from archer.errors import UserError
 from archer.fleet.checkpoint import checkpoint_path
+from archer.fleet.race import Race, race_from_json
 from archer.fleet.run import Outcome, Run
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
 
@@ -60,6 +61,7 @@ class Plan:
 
     devices: "cpu", "cuda:0", ... threads: for each process. processes_per_device: at most; a process without
     a group of its own is not started. scratch: where processes keep their plans, logs and checkpoints.
+    race: drop the grid points that lose clearly; None for none.
     """
 
     devices: tuple[str, ...]
@@ -70,6 +72,7 @@ class Plan:
     data_dir: Path | None = None
     largest: int | None = None
     processes_per_device: int = 1
+    race: Race | None = None
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -246,6 +249,7 @@ class _Share:
             "device": self.device, "checkpoints": str(self.scratch / "checkpoints"),
             "checkpoint_seconds": self.plan.checkpoint_seconds, "largest": self.plan.largest,
             "stop_after_seconds": self._seconds_left(), "memory_share": self._memory_share(),
+            "race": asdict(self.plan.race) if self.plan.race else None,
         }  # fmt: skip
         data_dir = str(self.plan.data_dir) if self.plan.data_dir else None
         plan = {**runs_to_json(runs), "options": options, "threads": self.plan.threads, "data_dir": data_dir}
@@ -274,6 +278,8 @@ class _Share:
                 kind = event["event"]
                 if kind == "outcome":
                     outcome = outcome_from_json(event["outcome"], set(self.left))
+                    if outcome.status == "dropped" and not self.plan.race:
+                        raise ValueError(f"run {outcome.key} was dropped, but no race was asked for")
                     del self.left[outcome.key]
                     self.messages.put((self.index, outcome))
             except (ValueError, KeyError, TypeError) as error:
@@ -364,11 +370,12 @@ def _train_plan(plan: dict[str, Any], given: argparse.Namespace) -> int:
     devices = available_devices(options["device"])
     each = given.processes or processes_per_device(devices)
     runs = runs_from_json(plan)
-    known = _known_outcomes(given.outcomes, {run.key for run in runs})
+    race = race_from_json(options.get("race"))
+    known = _known_outcomes(given.outcomes, {run.key for run in runs}, race)
     here = Plan(
         devices, Path(options["checkpoints"]), threads_for(each * len(devices)),
         given.seconds or options["stop_after_seconds"], options["checkpoint_seconds"],
-        Path(plan["data_dir"]) if plan["data_dir"] else None, options["largest"], each,
+        Path(plan["data_dir"]) if plan["data_dir"] else None, options["largest"], each, race,
     )  # fmt: skip
     _say({"event": "start", "runs": len(runs), "known": len(known), "places": len(here.places)})
     crashed, left = 0, [run for run in runs if run.key not in known]
@@ -388,10 +395,10 @@ def _train_plan(plan: dict[str, Any], given: argparse.Namespace) -> int:
     return 0
 
 
-def _known_outcomes(path: Path, wanted: set[str]) -> set[str]:
+def _known_outcomes(path: Path, wanted: set[str], race: Race | None) -> set[str]:
     """Keys of the outcomes in a file. A last line that is torn is cut off: its run is trained again.
 
-    Raises UserError for any other line that is no outcome.
+    What a race dropped is an outcome for a race only. Raises UserError for any other line that is no outcome.
     """
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith("\n"):
@@ -399,7 +406,8 @@ def _known_outcomes(path: Path, wanted: set[str]) -> set[str]:
         path.write_text("".join(lines))
     try:
         events = [json.loads(line) for line in lines]
-        return {event["outcome"]["key"] for event in events if event["event"] == "outcome"} & wanted
+        outcomes = [event["outcome"] for event in events if event["event"] == "outcome"]
+        return {one["key"] for one in outcomes if race or one["status"] != "dropped"} & wanted
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no file of outcomes ({error}); give another, or a new name") from error
 

@@ -114,10 +114,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. mad, held_out, validation: None unless it finished (see `select`)."""
+    """What became of a run. mad, held_out, validation: None unless it finished (see `select`).
+
+    dropped: a race let it go before its end (see `archer.fleet.race`); it may still be trained to its end.
+    """
 
     key: str
-    status: Literal["finished", "diverged"]
+    status: Literal["finished", "diverged", "dropped"]
     mad: float | None
     held_out: float | None
     validation: float | None

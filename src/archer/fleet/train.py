@@ -21,7 +21,8 @@ from archer.fleet.compile import compiler
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
 from archer.fleet.memory import capacity
-from archer.fleet.run import Outcome, Run
+from archer.fleet.race import Race, Racer, Track, starters, together
+from archer.fleet.run import Evaluation, Outcome, Run
 from archer.fleet.state import Weights
 from archer.fleet.subjects import build_mixer
 from archer.mad.store import load as load_examples
@@ -33,11 +34,12 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """How to train, none of which changes a result.
+    """How to train, none of which changes the result of a run that finishes.
 
     checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two.
     stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest: members at most.
     memory_share: of the device's memory, the part that this process may use. compiled: None for "on a GPU".
+    race: drop the grid points that lose clearly; None for none.
     """
 
     device: str = "cpu"
@@ -47,6 +49,7 @@ class Options:
     largest: int | None = None
     memory_share: float = 1.0
     compiled: bool | None = None
+    race: Race | None = None
 
 
 def train(
@@ -97,11 +100,21 @@ class _Packing:
         self.region: Region | None = compiler() if compiled else None
         self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
         self.parked: State | None = None
-        self.runs = runs
+        self.runs = together(runs) if options.race else runs
+        self.track: Track | None = None
+        self.paused = False
         self.saved_at = time.monotonic()
 
     def train(self) -> Iterator[Outcome]:
-        fleet, self.waiting = self._begin()
+        state = read_checkpoint(self.path) if self.path else None
+        yield from self._begin_race(state)
+        if self.runs:
+            yield from self._train(state)
+        if self.path and not self.paused:
+            self.path.unlink(missing_ok=True)
+
+    def _train(self, state: State | None) -> Iterator[Outcome]:
+        fleet, self.waiting = self._begin(state)
         self._announce(fleet)
         while fleet.size:
             try:
@@ -112,19 +125,30 @@ class _Packing:
                 fleet = self._halve(fleet)
                 continue
             self._tell(fleet)
-            finished = fleet.leave(fleet.is_over)
+            finished = [*self._race(fleet), *fleet.leave(fleet.is_over)]
+            if self.track:  # kept before it is told: a race that is taken up again must know of it
+                self.track.left(finished)
+                self._save(fleet, force=bool(finished))
             yield from finished
             fleet = self._refill(fleet)
-            if self._is_time_up():
+            if self._is_time_up() and fleet.size:
                 self._save(fleet, force=True)
+                self.paused = True
                 return
             self._save(fleet, force=bool(finished))
-        if self.path:
-            self.path.unlink(missing_ok=True)
 
-    def _begin(self) -> tuple[Fleet, deque[Run]]:
+    def _begin_race(self, state: State | None) -> list[Outcome]:
+        """Outcomes that the checkpoint holds and nobody heard of; they need no training any more."""
+        if not self.options.race:
+            return []
+        self.track = Track(self.options.race, self.runs, (state or {}).get("race"))
+        over = self.track.over
+        untold = [over[run.key] for run in self.runs if run.key in over]
+        self.runs = [run for run in self.runs if run.key not in over]
+        return untold
+
+    def _begin(self, state: State | None) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
-        state = read_checkpoint(self.path) if self.path else None
         self.room = self.options.largest or capacity(
             self.model, self.runs[0], self.device, self.load, self.options.memory_share
         )
@@ -132,9 +156,36 @@ class _Packing:
             fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
             running = {member.run.key for member in fleet.members}
             return fleet, deque(run for run in self.runs if run.key not in running)
-        first = self.runs[: self.room]
-        fleet = Fleet.start(self.model, first, self.load, self.device, self.region)
-        return fleet, deque(self.runs[self.room :])
+        count = self._starters(self.runs, self.room)
+        fleet = Fleet.start(self.model, self.runs[:count], self.load, self.device, self.region)
+        return fleet, deque(self.runs[count:])
+
+    def _starters(self, waiting: Sequence[Run], free: int) -> int:
+        """How many of the waiting runs start, where so many places are free."""
+        return starters(waiting, free, self.room) if self.track else min(free, len(waiting))
+
+    def _race(self, fleet: Fleet) -> list[Outcome]:
+        """Marks the members that lost their race; gives the outcomes of those that lost before they began."""
+        if not self.track:
+            return []
+        lost = self.track.losers(self._racers(self.track, fleet))
+        fleet.drop(lost)
+        unstarted = [run for run in self.waiting if run.key in lost]
+        self.waiting = deque(run for run in self.waiting if run.key not in lost)
+        return [
+            Outcome(run.key, "dropped", None, None, None, 0, (), self.model.parameters, 0.0,
+                    str(self.device), lost[run.key])
+            for run in unstarted
+        ]  # fmt: skip
+
+    def _racers(self, track: Track, fleet: Fleet) -> list[Racer]:
+        """Everybody who is not over: in the fleet, parked, waiting."""
+        parked = self.parked["members"] if self.parked else ()
+        return [
+            *(track.racer(m.run.key, m.epoch, m.curve, not fleet.is_over(m)) for m in fleet.members),
+            *(track.racer(m["key"], m["epoch"], tuple(Evaluation(**p) for p in m["curve"])) for m in parked),
+            *(track.racer(run.key) for run in self.waiting),
+        ]
 
     def _refill(self, fleet: Fleet) -> Fleet:
         """Parked members first, then waiting runs, into the free places."""
@@ -143,8 +194,9 @@ class _Packing:
             now, self.parked = _split(self.parked, free)
             back = restored(self.model, self.runs, now, self.load, self.device)
             fleet, free = self._joined(fleet, back), free - back.size
-        if free > 0 and self.waiting:
-            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        count = self._starters(self.waiting, free) if free > 0 else 0
+        if count:
+            new = [self.waiting.popleft() for _ in range(count)]
             fleet = self._joined(fleet, Fleet.start(self.model, new, self.load, self.device))
             self._announce(fleet)
         return fleet
@@ -174,11 +226,13 @@ class _Packing:
         return _is_over(self.options, self.began)
 
     def _save(self, fleet: Fleet, force: bool = False) -> None:
-        if not self.path or not fleet.size:
+        if not self.path or not (fleet.size or self.track):
             return
         if force or time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             try:
-                write_checkpoint(self.path, _merge(fleet.state(), self.parked) or {})
+                state = _merge(fleet.state(), self.parked) or {}
+                race = {"race": self.track.state()} if self.track else {}
+                write_checkpoint(self.path, state | race)
             except OSError as error:  # a full disk: training can go on, only not be taken up again from here
                 self.report({"event": "unsaved", "message": f"no checkpoint: {error.strerror or error}"})
             self.saved_at = time.monotonic()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from archer.fleet.run import Evaluation, Outcome, Recipe, Run, Subject
 from archer.mad import Setting
+
+STATUSES = get_args(get_type_hints(Outcome)["status"])
 
 
 def runs_to_json(runs: list[Run]) -> dict[str, Any]:
@@ -52,8 +54,8 @@ def outcome_from_json(data: Any, expected: set[str]) -> Outcome:
         )
     if data["key"] not in expected:
         raise ValueError(f"an outcome for run {data['key']!r:.40}, which was not asked for")
-    if data["status"] not in ("finished", "diverged"):
-        raise ValueError(f"status {data['status']!r:.40}, expected finished or diverged")
+    if data["status"] not in STATUSES:
+        raise ValueError(f"status {data['status']!r:.40}, expected {', '.join(STATUSES)}")
     scores = {name: _score(name, data[name], data["status"]) for name in ("mad", "held_out", "validation")}
     curve = tuple(_point(row) for row in data["curve"])
     numbers = {name: _number(name, data[name]) for name in ("epochs", "parameters", "wall_seconds")}
@@ -65,9 +67,9 @@ def outcome_from_json(data: Any, expected: set[str]) -> Outcome:
 
 
 def _score(name: str, value: Any, status: str) -> float | None:
-    if status == "diverged":
+    if status != "finished":
         if value is not None:
-            raise ValueError(f"{name} is {value!r:.40}, but a diverged run has no score")
+            raise ValueError(f"{name} is {value!r:.40}, but a {status} run has no score")
         return None
     number = _number(name, value)
     if number > 1 + 1e-6:

@@ -31,12 +31,15 @@ def main(argv: list[str]) -> int:
     import torch
 
     from archer.errors import UserError
+    from archer.fleet.race import race_from_json
     from archer.fleet.train import Options, train
     from archer.fleet.wire import outcome_to_json, runs_from_json
     from archer.mad.store import load
 
     torch.set_num_threads(plan["threads"])
-    options = Options(**{**plan["options"], "checkpoints": Path(plan["options"]["checkpoints"])})
+    given = plan["options"]
+    race = race_from_json(given.get("race"))
+    options = Options(**{**given, "checkpoints": Path(given["checkpoints"]), "race": race})
     runs = runs_from_json(plan)
     say({"event": "start", "runs": len(runs), "torch": torch.__version__, "device": options.device})
     try:
