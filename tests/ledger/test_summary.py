@@ -56,6 +56,16 @@ def test_settings_count_alike_and_then_seeds(make) -> None:
     assert "Memorize" not in row.missing
 
 
+def test_seeds_that_were_added_in_one_task_are_not_missed_in_the_others(make) -> None:
+    runs = [make(task, "a", 1e-3, (0.5,) * 3) for task in TASKS]
+    runs += [make("Memorize", "a", 1e-3, (0.7,) * 3, seed=seed) for seed in (1, 2)]
+    row = row_of(runs)
+    assert (row.scores["Memorize"], row.scores["Compress"]) == (pytest.approx((0.5 + 0.7 + 0.7) / 3), 0.5)
+    assert (row.seeds, row.missing) == (3, {})
+    half = make("Compress", "b", 1e-3, (0.5,) * 3)
+    assert row_of([*runs, half, make("Compress", "a", 1e-3, (0.5,) * 3, seed=1)]).scores["Compress"] is None
+
+
 def test_the_mean_is_over_six_tasks_or_none(make) -> None:
     runs = [make(task, "a", 1e-3, (n / 10,) * 3) for n, task in enumerate(TASKS)]
     assert row_of(runs).mean == pytest.approx(0.25)

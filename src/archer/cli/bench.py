@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from archer.cli.shared_run import BudgetOption, DataOption, DeviceOption, PresetOption, ProjectOption
+from archer.cli.shared_run import Training, with_options
 
-PROJECT = Path("archer-project")
+if TYPE_CHECKING:
+    from archer.mad import Preset
 
 
+@with_options
 def command(
     rules: Annotated[
         list[str], typer.Argument(help="Rule names, rule files, or file.py:ClassName of a module.")
     ],
-    project: ProjectOption = PROJECT,
-    preset: PresetOption = "smoke",
+    training: Training,
     reference: Annotated[
         str, typer.Option("--reference", help="The rule to compare with.")
     ] = "gated_delta_net",
@@ -28,12 +29,15 @@ def command(
     schedule: Annotated[
         str, typer.Option("--schedule", help="Learning rate: constant or cosine.")
     ] = "constant",
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width", help="Another model width, e.g. for equal parameters; kept as PRESET-widthN."
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall for rule files of your own.")
     ] = False,
-    device: DeviceOption = None,
-    data: DataOption = None,
-    budget_seconds: BudgetOption = None,
 ) -> None:
     """Train rules beside each other and compare each with the reference.
 
@@ -41,20 +45,36 @@ def command(
     Examples:
       archer bench delta_net softmax hybrid
       archer bench my_mixer.py:MyMixer --argument heads=4 --preset quick
+      archer bench softmax hybrid --preset quick --until-decided
 
     A module must map [B, T, D] to [B, T, D]; it is built as ClassName(width, **arguments).
     """
     from archer.cli.progress import LiveWatcher
-    from archer.cli.shared_run import finish, resources
+    from archer.cli.shared_run import finish
     from archer.cycle import bench
 
     arguments = dict(_argument(text) for text in argument or [])
+    asked: dict[str, Any] = {**training.asked(), "preset": _widened(training.preset, width)}
     with LiveWatcher() as watcher:
         result = bench(
-            rules, project, preset=preset, reference=reference, arguments=arguments, schedule=schedule,
-            trust=trust, watcher=watcher, resources=resources(device, data, budget_seconds),
+            rules, reference=reference, arguments=arguments, schedule=schedule, trust=trust, watcher=watcher,
+            **asked,
         )  # fmt: skip
     finish(result)
+
+
+def _widened(preset: str, width: int | None) -> str | Preset:
+    """The preset at another width, under a name of its own, so that runs never mix."""
+    if width is None:
+        return preset
+    from archer.errors import UserError
+    from archer.mad.presets import find_preset
+    from archer.report.costs import widened_preset
+
+    known = find_preset(preset)
+    if width < known.heads or width % known.heads:
+        raise UserError(f"--width {width}: expected a multiple of the preset's {known.heads} heads")
+    return replace(known, name=widened_preset(preset, width), width=width)
 
 
 def _argument(text: str) -> tuple[str, object]:

@@ -57,6 +57,7 @@ def command(
 
     A minus B: the difference, its 95% interval, the p-value adjusted over six tasks, and one word. Only
     runs with the same data, seeds and grid are paired; runs that failed are named, never averaged away.
+    Nothing is trained: `archer bench A B --until-decided` adds seeds where it is undecided.
 
     \b
     Examples: archer compare hybrid delta_net
@@ -131,7 +132,7 @@ def _compare(
     margin: float,
 ) -> tuple[tuple[Comparison, ...], dict[str, NoiseFloor]]:
     """The comparisons, and the noise of a score under this preset."""
-    from archer.cli.reach import Reach
+    from archer.cycle.reach import Reach
     from archer.judge import compare, noise_floor
 
     reach = Reach(ledger, runs)

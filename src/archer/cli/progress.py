@@ -16,6 +16,7 @@ PHASES = {
     "propose": "Propose",
     "verify": "Verify",
     "train": "Train",
+    "confirm": "Confirm",
     "judge": "Judge",
     "report": "Report",
 }
@@ -93,7 +94,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         """One run more; what went wrong is said at once."""
         if self.runs is not None:
             self.bars.advance(self.runs)
-        if record.status != "finished":
+        if record.status not in ("finished", "dropped"):
             self.note(f"{record.rule} on {record.setting}: {record.status}: {record.message}")
 
 

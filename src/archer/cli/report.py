@@ -122,12 +122,12 @@ def _laboratory(ledger: Ledger, cycle: CycleRecord, project: Path, history: Path
 
 
 def _history(cycle: CycleRecord, history: Path | None) -> tuple[HistoryTable, ...]:
-    from archer.cycle.laboratory import _digest
+    from archer.cycle.laboratory import history_digest
     from archer.ledger import builtin_history, read_table
 
     tables = (read_table(history),) if history is not None else builtin_history()
     asked = cycle.settings.get("history")
-    if asked is not None and asked != _digest(tables):
+    if asked is not None and asked != history_digest(tables):
         print_note(
             f"cycle {cycle.id} was run with another history than {history or 'the built-in tables'}: "
             "what the report says of past trials is of these; give its table with --history"

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from archer.cli.shared import DEFAULT_PROJECT
+from archer.errors import UserError
 
 if TYPE_CHECKING:
     from archer.cycle.cycle import Result
     from archer.cycle.training import Resources
     from archer.research.exchange import Transport
     from archer.research.researcher import Researcher
+
+MOST_SEEDS = 8
+"""Where --until-decided ends unless --max-seeds says otherwise."""
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-p", help="Project folder: ledger, rules, reports.")
@@ -31,6 +41,12 @@ BudgetOption = Annotated[
     float | None,
     typer.Option("--budget-seconds", help="Stop training after so long; the same command continues."),
 ]
+RaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--race", help="Drop the grid points that lose clearly before their end; not for the preset full."
+    ),
+]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="A language model as the researcher, provider:name. Several take turns."),
@@ -46,14 +62,108 @@ ReplayOption = Annotated[
 ]
 LanguageOption = Annotated[str, typer.Option("--language", help="Language of the report: en or zh.")]
 
+UntilDecidedOption = Annotated[
+    bool,
+    typer.Option(
+        "--until-decided",
+        help="Add seeds in the tasks and rules that are undecided, instead of the preset's seeds; the error "
+        "rate stays below 5% though it looks several times.",
+    ),
+]
+MaxSeedsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-seeds", min=1, help=f"With --until-decided: at most so many; {MOST_SEEDS} by default."
+    ),
+]
+ConfirmOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--confirm/--no-confirm",
+        help="Train a winner and the rule it beat again with fresh seeds before it is called one. Default: "
+        "where the preset ranks.",
+    ),
+]
+
 STATUS = {"finished": 0, "rejected": 3, "failed": 4, "running": 5}
 
 
-def resources(device: str | None, data: Path | None, budget_seconds: float | None) -> Resources:
+@dataclass(frozen=True)
+class Training:
+    """The options of the commands that train rules once and judge them."""
+
+    project: ProjectOption = DEFAULT_PROJECT
+    preset: PresetOption = "smoke"
+    until_decided: UntilDecidedOption = False
+    max_seeds: MaxSeedsOption = None
+    confirm: ConfirmOption = None
+    device: DeviceOption = None
+    data: DataOption = None
+    budget_seconds: BudgetOption = None
+    race: RaceOption = False
+
+    def asked(self) -> dict[str, Any]:
+        """The options as the functions of `archer.cycle` take them."""
+        from archer.cycle.measuring import Judging
+
+        if self.max_seeds is not None and not self.until_decided:
+            raise UserError("--max-seeds says where --until-decided ends: give both")
+        most = (self.max_seeds or MOST_SEEDS) if self.until_decided else None
+        return {
+            "project": self.project,
+            "preset": self.preset,
+            "judging": Judging(most, self.confirm),
+            "resources": resources(self.device, self.data, self.budget_seconds, self.race),
+        }
+
+
+@dataclass(frozen=True)
+class Proposing:
+    """The options that say who proposes."""
+
+    model: ModelOption = None
+    base_url: AddressOption = None
+    max_cost: CostOption = None
+    replay: ReplayOption = None
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of its option groups (arguments that are dataclasses, such as Training) as
+    options of its own."""
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    parameters: list[Parameter] = []
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        if is_dataclass(hint):
+            parameters += _parameters(hint)
+            groups[name] = (hint, [one.name for one in _parameters(hint)])
+    own = [one for one in _parameters(command) if one.name not in groups]
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, (group, fields) in groups.items():
+            given[name] = group(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    flat.__signature__ = signature(command).replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
+    flat.__annotations__ = {one.name: one.annotation for one in (*own, *parameters)}
+    return flat
+
+
+def _parameters(function: Any) -> list[Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name])
+        for one in signature(function).parameters.values()
+    ]
+
+
+def resources(
+    device: str | None, data: Path | None, budget_seconds: float | None, race: bool = False
+) -> Resources:
     """The options as a cycle takes them."""
     from archer.cycle.training import Resources
 
-    return Resources(device=device, data_dir=data, budget_seconds=budget_seconds)
+    return Resources(device=device, data_dir=data, budget_seconds=budget_seconds, race=race)
 
 
 def researcher_of(
@@ -69,7 +179,6 @@ def researcher_of(
     Every exchange with a model is kept in exchanges.jsonl in the project folder.
     """
     from archer.cycle.plan import get_preset
-    from archer.errors import UserError
     from archer.research.structured import StructuredResearcher
 
     given = {"--base-url": base_url, "--max-cost": max_cost, "--replay": replay}
@@ -96,7 +205,6 @@ def _transports(
     """One line to each model; all recorded in one transcript, or all answered from one."""
     from importlib.util import find_spec
 
-    from archer.errors import UserError
     from archer.research.exchange import Address, PydanticTransport, Recorder, Replay, append_to
 
     for name in models:
@@ -124,4 +232,18 @@ def finish(result: Result) -> None:
     elif result.cycle.state == "failed":
         console.print("No run finished: nothing can be said. The report lists what went wrong.")
     console.print(final_table(result.facts, paths=result.reports))
+    for line in _how_decided(result):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     raise typer.Exit(STATUS[result.cycle.state])
+
+
+def _how_decided(result: Result) -> list[str]:
+    """Which looks were taken, and what fresh seeds said of what was won."""
+    from archer.judge.verdicts import headline, looks_sentences
+
+    verdict = result.verdict
+    judged = (verdict.against_reference, verdict.against_parent) if verdict else result.comparisons
+    return [
+        *looks_sentences(judged),
+        *(headline(one.comparison, one) for one in result.confirmations),
+    ]

@@ -91,7 +91,7 @@ def command(
 
 
 def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -> _Preset:
-    from archer.cli.reach import Reach
+    from archer.cycle.reach import Reach
     from archer.judge import noise_floor
     from archer.ledger import score_table
     from archer.mad.presets import PRESETS

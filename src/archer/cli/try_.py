@@ -7,24 +7,19 @@ from typing import Annotated
 
 import typer
 
-from archer.cli.shared_run import BudgetOption, DataOption, DeviceOption, PresetOption, ProjectOption
-
-PROJECT = Path("archer-project")
+from archer.cli.shared_run import Training, with_options
 
 
+@with_options
 def command(
     file: Annotated[Path, typer.Argument(help="A rule file; its name is the rule's name.")],
-    project: ProjectOption = PROJECT,
-    preset: PresetOption = "smoke",
+    training: Training,
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall for this file of your own.")
     ] = False,
     allow_many: Annotated[
         bool, typer.Option("--allow-many", help="Accept changes in more than one slot.")
     ] = False,
-    device: DeviceOption = None,
-    data: DataOption = None,
-    budget_seconds: BudgetOption = None,
 ) -> None:
     """Verify your own rule, train it beside its parent and Gated DeltaNet, and judge it.
 
@@ -32,16 +27,15 @@ def command(
     Examples:
       archer try my_rule.py
       archer try my_rule.py --preset baseline
+      archer try my_rule.py --preset quick --until-decided
 
     `archer new my_rule` writes a commented template to start from.
     """
     from archer.cli.progress import LiveWatcher
-    from archer.cli.shared_run import finish, resources
+    from archer.cli.shared_run import finish
     from archer.cycle import try_rule
 
+    asked = training.asked()
     with LiveWatcher() as watcher:
-        result = try_rule(
-            file, project, preset=preset, trust=trust, allow_many=allow_many, watcher=watcher,
-            resources=resources(device, data, budget_seconds),
-        )  # fmt: skip
+        result = try_rule(file, trust=trust, allow_many=allow_many, watcher=watcher, **asked)
     finish(result)

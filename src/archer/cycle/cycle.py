@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archer.cycle.laboratory import Laboratory, company, open_laboratory, repeats
-from archer.cycle.plan import check_schedule, get_preset, named_subject, read_rule_file, recipe_of, runs_of
+from archer.cycle.measuring import Judging, confirm_win, gather, settle
+from archer.cycle.plan import check_schedule, get_preset, named_subject, read_rule_file, recipe_of
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
 from archer.ledger.records import (
     Comparison,
+    ConfirmationRecord,
     CycleRecord,
     ProposalRecord,
     RunRecord,
@@ -43,7 +45,8 @@ ATTEMPTS = 5
 class Result:
     """What came of a cycle or a bench.
 
-    `frame()` gives the scores and `runs_frame()` the runs, as pandas frames.
+    confirmations: of what was won, with fresh seeds. `frame()` gives the scores and `runs_frame()` the runs,
+    as pandas frames.
     """
 
     cycle: CycleRecord
@@ -54,6 +57,7 @@ class Result:
     verification: VerificationRecord | None = None
     verdict: VerdictRecord | None = None
     comparisons: tuple[Comparison, ...] = ()
+    confirmations: tuple[ConfirmationRecord, ...] = ()
 
     def frame(self) -> pd.DataFrame:
         """Rules by tasks: held-out scores, NaN where there is no score."""
@@ -79,10 +83,13 @@ def run(
     history: str | Path | None = None,
     seed: int = 0,
     researcher: Researcher | None = None,
+    judging: Judging | None = None,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
     """One cycle with a researcher (the structured search, unless another is given).
+
+    judging: whether seeds are added until decided, and whether winners are trained again (see `Judging`).
 
     The result's cycle is "finished", "rejected" (no proposal passed verification) or "failed" (nothing
     could be scored), or still "running" where the budget of time was used up: the same call continues.
@@ -92,7 +99,7 @@ def run(
 
     researcher, preset = researcher or StructuredResearcher(), get_preset(preset)
     with open_laboratory(
-        project, preset, history=history, seed=seed, resources=resources, watcher=watcher
+        project, preset, history=history, seed=seed, resources=resources, watcher=watcher, judging=judging
     ) as lab:
         cycle = lab.begin("run", researcher=researcher.name)
         lab.watcher.phase("history", describe_history(lab))
@@ -128,12 +135,15 @@ def try_rule(
     seed: int = 0,
     trust: bool = False,
     allow_many: bool = False,
+    judging: Judging | None = None,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
     """The same cycle with a rule that a person wrote. trust: lift the language wall for this file."""
     rule, preset = read_rule_file(Path(file), trust), get_preset(preset)
-    with open_laboratory(project, preset, seed=seed, resources=resources, watcher=watcher) as lab:
+    with open_laboratory(
+        project, preset, seed=seed, resources=resources, watcher=watcher, judging=judging
+    ) as lab:
         cycle = lab.begin("try", rule=rule.name, hash=rule.hash)
         lab.watcher.phase("propose", f"{rule.name}, from {Path(file).name}")
         proposal = ProposalRecord(
@@ -181,6 +191,7 @@ def bench(
     arguments: dict[str, Any] | None = None,
     schedule: str = "constant",
     trust: bool = False,
+    judging: Judging | None = None,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
@@ -188,27 +199,34 @@ def bench(
     reference, which is trained too.
 
     schedule: "constant", or "cosine"; its runs stand under a preset name of their own, such as smoke-cosine.
+    judging: as in `run`.
     """
-    from archer.judge import compare
+    from archer.judge import Pair
+    from archer.judge.verdicts import confirmed
 
     preset, schedule = get_preset(preset), check_schedule(schedule)
     if schedule != "constant":
         preset = replace(preset, name=f"{preset.name}-{schedule}")
     subjects = [named_subject(name, arguments, trust) for name in dict.fromkeys((*rules, reference))]
-    with open_laboratory(project, preset, resources=resources, watcher=watcher) as lab:
+    names = tuple(subject.name for subject in subjects)
+    with open_laboratory(project, preset, resources=resources, watcher=watcher, judging=judging) as lab:
         cycle = lab.begin("bench", rules=[subject.hash for subject in subjects])
-        lab.watcher.phase("train", ", ".join(subject.name for subject in subjects))
-        runs = [run for subject in subjects for run in runs_of(subject, preset, recipe_of(preset, schedule))]
+        lab.watcher.phase("train", ", ".join(names))
+        together, reach = gather(lab, subjects, recipe_of(preset, schedule))
+        pairs = [Pair(name, reference, reach.same(name, reference)) for name in names if name != reference]
         try:
-            records = lab.train(runs)
+            records, comparisons = settle(together, pairs, range(lab.seed_count))
+            cycle = lab.put(cycle, rules=names, run_keys=_keys(records))
+            wins = [
+                confirm_win(together, cycle.id, pair, won, records)
+                for pair, won in zip(pairs, comparisons, strict=True)
+            ]
         except TimeIsUp as pause:
             return _paused(lab, cycle, pause)
-        cycle = lab.put(cycle, rules=tuple(s.name for s in subjects), run_keys=tuple(r.key for r in records))
         lab.watcher.phase("judge")
-        comparisons = tuple(
-            compare(records, s.name, reference, preset=preset.name) for s in subjects if s.name != reference
-        )
-        return _close(lab, cycle, _state(records), runs=records, comparisons=comparisons)
+        found = tuple(map(confirmed, comparisons, wins))
+        closed = _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found)
+        return replace(closed, confirmations=tuple(win for win in wins if win))
 
 
 def describe_history(lab: Laboratory) -> str:
@@ -247,23 +265,38 @@ def _verify(
 def _train_and_judge(
     lab: Laboratory, cycle: CycleRecord, proposal: ProposalRecord, verification: VerificationRecord
 ) -> Result:
-    from archer.judge import compare
+    from archer.judge import Pair, compare
 
+    names = tuple(dict.fromkeys((proposal.rule, *company(proposal))))
     lab.watcher.phase("train", f"{proposal.rule} beside {' and '.join(company(proposal))}")
     began = time.monotonic()
+    stood_for = None if repeats(proposal) else proposal.rule
+    together, reach = gather(lab, [lab.subject(name) for name in names], recipe_of(lab.preset), stood_for)
+    others = dict.fromkeys((proposal.parent, REFERENCE))
+    pairs = {other: Pair(proposal.rule, other, reach.same(proposal.rule, other)) for other in others}
+    confirmation = None
     try:
-        records = lab.train_proposal(proposal, verification)
+        records, found = settle(together, [*pairs.values()], lab.seeds(proposal))
+        seconds = round(time.monotonic() - began, 1)
+        cycle = lab.put(cycle, rules=names, run_keys=_keys(records), wall_seconds=seconds)
+        judged = dict(zip(pairs, found, strict=True))
+        if _state(records) == "finished" and not repeats(proposal):
+            confirmation = confirm_win(together, cycle.id, pairs[REFERENCE], judged[REFERENCE], records)
     except TimeIsUp as pause:
         return _paused(lab, cycle, pause, proposal, verification)
-    keys = tuple(record.key for record in records if not record.key.endswith("="))
-    rules = (proposal.rule, *company(proposal))
-    cycle = lab.put(cycle, rules=rules, run_keys=keys, wall_seconds=round(time.monotonic() - began, 1))
     if _state(records) == "failed":
         return _close(lab, cycle, "failed", proposal, verification, runs=tuple(records))
     lab.watcher.phase("judge")
-    verdict = lab.judge(proposal, verification, records)
+    both = judged[proposal.parent], judged[REFERENCE]
+    verdict = lab.judge(cycle, proposal, records, both, confirmation)
     beside = (compare(records, BASE, REFERENCE, preset=lab.preset.name),)
-    return _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records), beside)
+    closed = _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records), beside)
+    return replace(closed, confirmations=(confirmation,) if confirmation else ())
+
+
+def _keys(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Of the runs that were trained; stand-ins have none of their own."""
+    return tuple(record.key for record in records if not record.key.endswith("="))
 
 
 def _paused(

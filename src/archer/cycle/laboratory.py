@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.plan import recipe_of, runs_of, subject_of
+from archer.cycle.measuring import Judging
+from archer.cycle.plan import subject_of
 from archer.cycle.project import Project, now
-from archer.cycle.training import Resources, check_resources, train_missing
+from archer.cycle.training import Resources, check_race, check_resources, train_missing
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.run import Run, Subject
 from archer.ledger import HistoryTable, Ledger, builtin_history, project_lock, read_table
 from archer.ledger.records import (
     CheckRecord,
+    Comparison,
+    ConfirmationRecord,
     CycleRecord,
     ProposalRecord,
     RuleSource,
@@ -26,7 +30,7 @@ from archer.ledger.records import (
     VerdictRecord,
     VerificationRecord,
 )
-from archer.mad import Preset, Setting
+from archer.mad import Preset
 from archer.rules import BASE, REFERENCE, Rule, get_rule, load_rule, rule_names
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ class Laboratory:
     found: dict[str, str] = field(default_factory=dict)
     verified: dict[str, VerificationRecord] = field(default_factory=dict)
     """Verifications that need not be made again, by proposal."""
+    judging: Judging = field(default_factory=Judging)
 
     def __post_init__(self) -> None:
         for source in self.ledger.proposals():
@@ -57,7 +62,7 @@ class Laboratory:
     @property
     def history_digest(self) -> str:
         """Names what the history tables hold, in 12 hex digits."""
-        return _digest(self.history)
+        return history_digest(self.history)
 
     # Rules
 
@@ -77,7 +82,7 @@ class Laboratory:
 
     def begin(self, kind: str, **asked: Any) -> CycleRecord:
         """The unfinished cycle that was asked for in the same words, or a new one."""
-        settings = {"kind": kind, "history": self.history_digest, **asked}
+        settings = {"kind": kind, "history": self.history_digest, **asked, **self.judging.asked}
         for cycle in self.ledger.cycles():
             same = cycle.preset == self.preset.name and cycle.seed == self.seed and cycle.settings == settings
             if cycle.state == "running" and same:
@@ -176,60 +181,58 @@ class Laboratory:
 
     # Training and judging
 
-    def runs(
-        self, name: str, settings: Sequence[Setting] | None = None, seeds: Iterable[int] | None = None
-    ) -> tuple[Run, ...]:
-        """The preset's runs of one rule."""
-        return runs_of(self.subject(name), self.preset, recipe_of(self.preset), settings, seeds)
-
     def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
-        """Records of all these runs; trains those that the ledger lacks."""
-        return train_missing(
+        """Records of all these runs; trains those that the ledger lacks. Takes its time off the budget."""
+        began = time.monotonic()
+        found = train_missing(
             self.ledger, self.project, tuple(runs), self.preset.name, self.resources, self.watcher
         )
+        budget = self.resources.budget_seconds
+        if budget is not None:
+            left = max(1e-3, budget - (time.monotonic() - began))
+            self.resources = replace(self.resources, budget_seconds=left)
+        return found
+
+    @property
+    def confirms(self) -> bool:
+        """Whether winners are trained again with fresh seeds."""
+        return self.preset.ranks if self.judging.confirm is None else self.judging.confirm
+
+    @property
+    def seed_count(self) -> int:
+        """How many seeds each rule may have."""
+        return self.judging.until_decided or self.preset.seeds
 
     def seeds(self, proposal: ProposalRecord) -> range:
-        """The preset's seeds; for the n-th repeat of a rule as many new ones."""
-        count = self.preset.seeds
+        """The seeds that may be used, in order; for the n-th repeat of a rule as many new ones."""
+        count = self.seed_count
         if not repeats(proposal):
             return range(count)
         earlier = [p.id for p in self.ledger.proposals() if repeats(p) and p.rule == proposal.rule]
         first = (earlier.index(proposal.id) + 1) * count
         return range(first, first + count)
 
-    def train_proposal(self, proposal: ProposalRecord, verification: VerificationRecord) -> list[RunRecord]:
-        """Candidate, parent, reference and base on the same grid.
-
-        Where the candidate computes what its parent computes, it is not trained: the parent's runs stand in
-        for its own.
-        """
-        exact = self.exact_settings(verification)
-        reached = [s for s in self.preset.settings if s.name not in exact]
-        seeds = self.seeds(proposal)
-        candidate = self.runs(proposal.rule, reached, seeds)
-        others = [run for name in company(proposal) for run in self.runs(name, seeds=seeds)]
-        records = list(self.train([*candidate, *others]))
-        own = [r for r in records if r.rule == proposal.parent and r.setting in exact]
-        stand_ins = [
-            replace(r, rule=proposal.rule, rule_hash=verification.rule_hash, key=f"{r.key}=") for r in own
-        ]
-        return [*records, *stand_ins]
-
-    def exact_settings(self, verification: VerificationRecord) -> frozenset[str]:
-        """Settings in which the candidate computes what its parent computes."""
-        same = set(verification.measured or ()) - set(verification.reach or ())
-        return frozenset(s.name for s in self.preset.settings if s.name in same)
-
     def judge(
-        self, proposal: ProposalRecord, verification: VerificationRecord, runs: Sequence[RunRecord]
+        self,
+        cycle: CycleRecord,
+        proposal: ProposalRecord,
+        runs: Sequence[RunRecord],
+        judged: tuple[Comparison, Comparison],
+        confirmation: ConfirmationRecord | None = None,
     ) -> VerdictRecord:
-        """What the runs say about the proposal; kept in the ledger."""
+        """What the runs say about the proposal; kept in the ledger, once for each cycle.
+
+        judged: against the parent and against the reference.
+        """
         from archer.judge import verdict
 
-        exact = self.exact_settings(verification)
+        kept = self.ledger.verdicts(proposal=proposal.id, preset=self.preset.name)
+        own = [one for one in kept if one.created_at >= cycle.started_at]
+        if own:  # this cycle was interrupted between its verdict and its end
+            return own[-1]
         found = verdict(
-            proposal, runs, REFERENCE, self.preset.name, ranks=self.preset.ranks, exact_parent=exact,
-            exact_reference=exact if proposal.parent == REFERENCE else frozenset(),
+            proposal, runs, REFERENCE, self.preset.name, ranks=self.preset.ranks, judged=judged,
+            confirmation=confirmation,
         )  # fmt: skip
         self.ledger.add_verdict(found)
         return found
@@ -263,6 +266,7 @@ def open_laboratory(
     seed: int = 0,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
+    judging: Judging | None = None,
 ) -> Iterator[Laboratory]:
     """A laboratory in a project folder, for this process alone. Nothing is written where the input is wrong.
 
@@ -272,12 +276,16 @@ def open_laboratory(
     _require_reference(tables)
     project, resources = Project(Path(folder)), resources or Resources()
     check_resources(resources, preset.settings)
+    check_race(resources, preset.name)
     with (
         _full_disk_said(project.folder),
         project_lock(project.folder),
         Ledger.in_folder(project.folder) as ledger,
     ):
-        yield Laboratory(project, ledger, preset, tables, resources, watcher or Watcher(), seed)
+        yield Laboratory(
+            project, ledger, preset, tables, resources, watcher or Watcher(), seed,
+            judging=judging or Judging(),
+        )  # fmt: skip
 
 
 @contextmanager
@@ -317,6 +325,7 @@ def _require_reference(tables: Sequence[HistoryTable]) -> None:
                 )
 
 
-def _digest(tables: Sequence[HistoryTable]) -> str:
+def history_digest(tables: Sequence[HistoryTable]) -> str:
+    """Names what history tables hold, in 12 hex digits."""
     rows = [(t.name, sorted((r.model, sorted(r.scores.items())) for r in t.rows)) for t in tables]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from archer.judge.comparison import compare
@@ -11,6 +12,7 @@ from archer.judge.predictions import score_predictions
 from archer.ledger.records import (
     TASKS,
     Comparison,
+    ConfirmationRecord,
     PredictionScore,
     ProposalRecord,
     RunRecord,
@@ -37,13 +39,18 @@ def verdict(
     margin: float = 0.01,
     level: float = 0.95,
     noise: Mapping[str, NoiseFloor] | None = None,
+    judged: tuple[Comparison, Comparison] | None = None,
+    confirmation: ConfirmationRecord | None = None,
     created_at: str | None = None,
 ) -> VerdictRecord:
     """Judge the proposal's rule against its parent and the reference, and its predictions against both.
 
     exact_parent, exact_reference: settings in which the rule is one function with that other rule.
     duplicates: other rules that are one function, whose runs tell the noise. ranks: False for a preset such
-    as smoke, of which no word should be believed; the summary says so. created_at: ISO 8601, now if left out.
+    as smoke, of which no word should be believed; the summary says so. judged: the two comparisons, where
+    they were made already (seeds added until decided, say). confirmation: of a win over the reference, with
+    fresh seeds; where they did not repeat it, the rule does not count as beating it. created_at: ISO 8601,
+    now if left out.
     """
 
     def against_other(other: str, exact: Iterable[str]) -> Comparison:
@@ -58,8 +65,11 @@ def verdict(
             noise=noise,
         )
 
-    parent = against_other(proposal.parent, exact_parent)
-    against = against_other(reference, exact_reference)
+    parent, against = judged or (
+        against_other(proposal.parent, exact_parent),
+        against_other(reference, exact_reference),
+    )
+    against = confirmed(against, confirmation)
     measured = {task.task: task.candidate for task in parent.tasks}
     parents = {task.task: task.baseline for task in parent.tasks}
     predictions = score_predictions(proposal.predictions, measured, parents)
@@ -74,10 +84,23 @@ def verdict(
         against_reference=against,
         predictions=predictions,
         noise_floor=_floor_per_task(floors, parent),
-        summary=summarise(parent, against, predictions, ranks=ranks, level=level),
+        summary=summarise(parent, against, predictions, ranks=ranks, level=level, confirmation=confirmation),
         ranks=ranks,
         created_at=created_at or datetime.now(UTC).isoformat(timespec="seconds"),
+        confirmation=confirmation,
     )
+
+
+def confirmed(won: Comparison, confirmation: ConfirmationRecord | None) -> Comparison:
+    """The comparison, which beats on all six only if fresh seeds, where they were asked, say so too."""
+    if confirmation is None:
+        return won
+    return replace(won, beats_on_all=won.beats_on_all and confirmation.confirmed)
+
+
+def is_winner(verdict: VerdictRecord) -> bool:
+    """Whether the rule may be called a winner over the reference: fresh seeds confirmed what it won."""
+    return verdict.ranks and verdict.confirmation is not None and verdict.confirmation.confirmed
 
 
 def _floor_per_task(floors: Mapping[str, NoiseFloor], comparison: Comparison) -> dict[str, float | None]:
@@ -96,22 +119,29 @@ def summarise(
     *,
     ranks: bool = True,
     level: float = 0.95,
+    confirmation: ConfirmationRecord | None = None,
 ) -> str:
     """The verdict in plain sentences. Where nothing is ranked, no task is called better or worse."""
     if not ranks:
         return " ".join(
             [RANKS_NOTHING, *_missing_sentences((parent, against)), *_prediction_sentence(predictions)]
         )
-    sentences = [headline(against)]
+    sentences = [headline(against, confirmation)]
     sentences += [_words_sentence(one, level) for one in dict.fromkeys((against, parent))]
+    sentences += looks_sentences((against, parent))
     return " ".join([*sentences, *_missing_sentences((parent, against)), *_prediction_sentence(predictions)])
 
 
-def headline(comparison: Comparison) -> str:
-    """One sentence: does the candidate beat the other on all six tasks?"""
+def headline(comparison: Comparison, confirmation: ConfirmationRecord | None = None) -> str:
+    """Does the candidate beat the other on all six tasks, and did fresh seeds say so too?"""
     names = f"{comparison.candidate} {{}} {comparison.baseline} on all six tasks"
     if comparison.candidate == comparison.baseline:
         return f"{comparison.candidate} is compared with itself: there is nothing to decide."
+    if confirmation is not None:
+        claim = "all six tasks" if confirmation.claim == "all six" else "the mean over the tasks"
+        names = f"{comparison.candidate} {{}} {comparison.baseline} on {claim}"
+        found = "beats" if confirmation.confirmed else "is not confirmed to beat"
+        return f"{names.format(found)}: {confirmation_sentence(confirmation)}"
     if comparison.beats_on_all:
         again = "it must be trained again with fresh seeds before it is called a winner"
         return f"{names.format('beats')} (adjusted for six tests); {again}."
@@ -122,6 +152,39 @@ def headline(comparison: Comparison) -> str:
             f"{names.format('does not beat')}: it is worse on {_listed(worse)} and better on {better} of 6."
         )
     return f"{names.format('has not been shown to beat')}: better on {better} of 6, worse on none."
+
+
+def confirmation_sentence(confirmation: ConfirmationRecord) -> str:
+    """What the first seeds and the fresh ones said, with both intervals, of all six tasks or of the mean."""
+    again, seeds = confirmation.comparison, len(confirmation.seeds)
+    better = sum(task.word == "better" for task in again.tasks)
+    tasks = f"better on {better} of 6, " if confirmation.claim == "all six" else ""
+    verdict = "confirmed" if confirmation.confirmed else "not confirmed"
+    return (
+        f"{verdict} with {seeds} fresh seed{'s' * (seeds > 1)}: {tasks}mean {_task_numbers(again.mean)}, "
+        f"after {_task_numbers(confirmation.first)} with the seeds that it won with."
+    )
+
+
+def looks_sentences(comparisons: Iterable[Comparison]) -> list[str]:
+    """Which looks were taken, and how the error rate was kept; nothing where all seeds came at once."""
+    taken = [one for one in dict.fromkeys(comparisons) if one.looks]
+    found = [f"Looks at {one.candidate} against {one.baseline}: {_looks(one)}." for one in taken]
+    methods = dict.fromkeys(one.method for one in taken)
+    return [*found, *(f"Method: {method}." for method in methods)]
+
+
+def _looks(comparison: Comparison) -> str:
+    def named(tasks: Sequence[str]) -> str:
+        return "all six" if len(tasks) == len(TASKS) else _listed(tasks)
+
+    parts = [
+        f"after {look.seeds} seed{'s' * (look.seeds > 1)} "
+        + (f"{named(look.decided)} decided" if look.decided else "none decided")
+        for look in comparison.looks
+    ]
+    left = [task.task for task in comparison.tasks if task.word == "undecided"]
+    return "; ".join([*parts, f"{named(left)} undecided" if left else "nothing open"])
 
 
 def _words_sentence(comparison: Comparison, level: float) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 TASKS = ("Compress", "Context Recall", "Fuzzy Recall", "Memorize", "Noisy Recall", "Selective Copy")
 """The six MAD tasks (Poli 2024, arXiv:2403.17844), in the order of every table."""
 
-RunStatus = Literal["finished", "diverged", "crashed"]
+RunStatus = Literal["finished", "diverged", "crashed", "dropped"]
+"""dropped: a race let it go before its end; it is no result, and may still be trained to its end."""
 Word = Literal["better", "worse", "same", "undecided"]
 
 
@@ -219,7 +220,7 @@ class ConfirmationRecord:
     """A rule that won was trained again, beside the rule it beat, with seeds that had no part in its win.
 
     claim: what was won, "all six" or the "mean". first: the difference of the mean (see TaskComparison) as it
-    was when the rule won. comparison: the fresh seeds alone.
+    was when the rule won. comparison: of the fresh seeds alone, whose runs are run_keys.
     """
 
     claim: Literal["all six", "mean"]
@@ -227,6 +228,7 @@ class ConfirmationRecord:
     seeds: tuple[int, ...]
     first: TaskComparison
     comparison: Comparison
+    run_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

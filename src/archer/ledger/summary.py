@@ -21,7 +21,10 @@ Place = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Missing:
-    """Runs without a score. absent: not there at all. settings: those without any finished run for a seed."""
+    """Runs without a score. absent: not there at all. settings: those without any finished run for a seed.
+
+    What a race dropped is not missing: another grid point of its setting and seed stands for it.
+    """
 
     diverged: int = 0
     crashed: int = 0
@@ -39,7 +42,8 @@ class ScoreRow:
     """One rule's scores under one preset.
 
     scores: task to score, None where a setting has no finished run. mean: over the six, None where one is.
-    seeds: how many. missing: task to what has no score; tasks with nothing missing are not in it.
+    seeds: how many in any task; seeds that were added in some tasks count in those alone. missing: task to
+    what has no score; tasks with nothing missing are not in it.
     """
 
     rule: str
@@ -120,16 +124,17 @@ def _plan(
 
 def _row(rule: str, rule_hash: str, runs: tuple[RunRecord, ...], plan: _Plan, select: Select) -> ScoreRow:
     own = tuple(run for run in runs if (run.rule, run.rule_hash) == (rule, rule_hash))
-    seeds = sorted({run.seed for run in own})
+    every = sorted({run.seed for run in own})
+    seeds = {task: sorted({run.seed for run in own if run.task == task}) or every for task in TASKS}
     chosen = chosen_runs(own, select)
-    scores = {task: _task_score(task, chosen, seeds, plan, select) for task in TASKS}
-    missing = {task: _missing(task, own, chosen, seeds, plan) for task in TASKS}
+    scores = {task: _task_score(task, chosen, seeds[task], plan, select) for task in TASKS}
+    missing = {task: _missing(task, own, chosen, seeds[task], plan) for task in TASKS}
     return ScoreRow(
         rule=rule,
         rule_hash=rule_hash,
         scores=scores,
         mean=_mean(list(scores.values())),
-        seeds=len(seeds),
+        seeds=len(every),
         missing={task: what for task, what in missing.items() if what != Missing()},
     )
 
