@@ -335,7 +335,7 @@ def test_a_newer_ledger_is_refused(tmp_path: Path, read_only: bool, monkeypatch:
         patch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, add_a_table])
         Ledger.open(path).close()
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="of version 2, and this Archer knows versions up to 1: use"):
+    with pytest.raises(LedgerError, match="of version 3, and this Archer knows versions up to 2: use"):
         Ledger.open(path, read_only)
     assert path.read_bytes() == before
 

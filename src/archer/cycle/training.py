@@ -14,6 +14,7 @@ from typing import Any, Literal
 from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
 from archer.cycle.watch import Watcher
+from archer.errors import UserError
 from archer.fleet.launch import (
     Crash,
     PlainProcess,
@@ -24,6 +25,7 @@ from archer.fleet.launch import (
     processes_per_device,
     threads_for,
 )
+from archer.fleet.race import Race
 from archer.fleet.run import Outcome, Run
 from archer.ledger import Ledger
 from archer.ledger.records import CurvePoint, RuleSource, RunRecord
@@ -35,11 +37,12 @@ SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validati
 
 @dataclass(frozen=True)
 class Resources:
-    """What training may use, none of which changes a result.
+    """What training may use, none of which changes the result of a run that finishes.
 
     device: None for all GPUs, or the CPU where there is none. data_dir: mad-lab's published data instead of
     generated. budget_seconds: stop (and checkpoint) after so long; the rest is trained by the next call.
-    walls: contain the training processes.
+    walls: contain the training processes. race: drop the grid points that lose clearly (see
+    `archer.fleet.race`); they are trained to their end by a call without.
     """
 
     device: str | None = None
@@ -47,6 +50,7 @@ class Resources:
     budget_seconds: float | None = None
     walls: bool = True
     largest: int | None = None
+    race: bool = False
 
 
 def train_missing(
@@ -57,7 +61,7 @@ def train_missing(
     Raises TimeIsUp where the budget left some over.
     """
     wanted = {run.key: run for run in runs}
-    missing = [run for run in wanted.values() if not ledger.has_run(run.key)]
+    missing = _missing(ledger, wanted.values(), resources.race)
     watcher.training(len(wanted), len(wanted) - len(missing))
     if missing:
         _keep_sources(ledger, missing)
@@ -68,10 +72,18 @@ def train_missing(
                 record = run_record(wanted[outcome.key], outcome, preset)
                 ledger.add_run(record)
                 watcher.finished(record)
-    records = ledger.runs(keys=list(wanted))
+    records = tuple(
+        record for record in ledger.runs(keys=list(wanted)) if resources.race or record.status != "dropped"
+    )
     if len(records) < len(wanted):
         raise TimeIsUp(records, len(wanted))
     return records
+
+
+def _missing(ledger: Ledger, runs: Iterable[Run], race: bool) -> list[Run]:
+    """Runs that the ledger has no result of; what a race dropped is over for a race."""
+    dropped = {record.key for record in ledger.runs(status="dropped")} if race else set()
+    return [run for run in runs if not ledger.has_run(run.key) and run.key not in dropped]
 
 
 class TimeIsUp(Exception):  # noqa: N818  nothing went wrong
@@ -89,6 +101,15 @@ def check_resources(resources: Resources, settings: Iterable[Setting]) -> None:
         for setting in settings:
             for split in SPLITS:
                 load(setting, 0, split, resources.data_dir)
+
+
+def check_race(resources: Resources, preset: str) -> None:
+    """Raises UserError where racing was asked for and the preset's runs must all be trained to their end."""
+    if resources.race and preset.partition("-")[0] == "full":
+        raise UserError(
+            "--race drops grid points early, and the preset full is mad-lab's whole protocol: "
+            "leave out --race, or take --preset baseline"
+        )
 
 
 def run_record(run: Run, outcome: Outcome | Crash, preset: str) -> RunRecord:
@@ -135,6 +156,7 @@ def _plan(project: Project, resources: Resources) -> Plan:
     return Plan(
         devices, project.training.resolve(), threads_for(each * len(devices)), resources.budget_seconds,
         data_dir=resources.data_dir, largest=resources.largest, processes_per_device=each,
+        race=Race() if resources.race else None,
     )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class Cell:
     """One rule on one setting with one seed, after the choice of the grid point.
 
     score: held-out accuracy at the chosen point, None unless state is "scored". failures: what went wrong
-    at which grid points, in words; a cell may be scored and have failures.
+    at which grid points, in words; a cell may be scored and have failures. A point that a race dropped
+    cannot be chosen, and is a failure only where nothing can.
     """
 
     key: CellKey
@@ -89,7 +90,9 @@ def choose(key: CellKey, runs: Sequence[RunRecord]) -> Cell:
     if not runs:
         return Cell(key, "missing")
     usable = [run for run in runs if is_scored(run)]
-    failures = tuple(_failure(run) for run in runs if not is_scored(run))
+    failures = tuple(
+        _failure(run) for run in runs if not is_scored(run) and not (usable and run.status == "dropped")
+    )
     grid = tuple((run.learning_rate, run.weight_decay) for run in runs)
     if not usable:
         return Cell(key, "failed", grid=grid, failures=failures)

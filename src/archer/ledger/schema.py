@@ -68,4 +68,25 @@ def _first_version(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [_first_version]
+_VERSION_2 = (
+    """CREATE TABLE runs_2 (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, rule TEXT NOT NULL,
+        rule_hash TEXT NOT NULL, preset TEXT NOT NULL, task TEXT NOT NULL, setting TEXT NOT NULL,
+        seed INTEGER NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ('finished', 'diverged', 'crashed', 'dropped')),
+        record TEXT NOT NULL)""",
+    """INSERT INTO runs_2
+        SELECT number, key, rule, rule_hash, preset, task, setting, seed, status, record FROM runs""",
+    "DROP TABLE runs",
+    "ALTER TABLE runs_2 RENAME TO runs",
+    "CREATE INDEX runs_by_rule ON runs (rule_hash, preset, task)",
+    "CREATE INDEX runs_by_preset ON runs (preset, task, status)",
+)
+
+
+def _second_version(connection: Connection) -> None:
+    """A run may be dropped by a race: SQLite changes a CHECK only by making the table again."""
+    for statement in _VERSION_2:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [_first_version, _second_version]

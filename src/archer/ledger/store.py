@@ -51,8 +51,9 @@ Choice = str | Iterable[str] | None
 class Ledger:
     """An open ledger. Use as a context manager; a process forked from this one opens its own connection.
 
-    A run that finished or diverged never changes. A crashed run is no result: it is replaced when the same
-    key finishes or diverges, and `has_run` does not count it, so that it is trained again.
+    A run that finished or diverged never changes. A run that crashed, or that a race dropped, is no result:
+    it is replaced when the same key finishes or diverges (a crash by a drop, too), and `has_run` does not
+    count it, so that it is trained again.
     """
 
     def __init__(self, path: Path, engine: Engine, read_only: bool) -> None:
@@ -271,14 +272,13 @@ def _run_row(record: RunRecord) -> dict[str, Any]:
 
 
 def _put_run(connection: Connection, row: dict[str, Any]) -> bool:
-    """Insert, or replace a crashed run by a result; True where the ledger changed."""
+    """Insert, or replace what is no result by what is more of one; True where the ledger changed."""
     if connection.execute(insert(schema.runs).prefix_with("OR IGNORE"), row).rowcount == 1:
         return True
-    if row["status"] == "crashed":
-        return False
+    lesser = {"crashed": (), "dropped": ("crashed",)}.get(row["status"], ("crashed", "dropped"))
     columns = schema.runs.c
-    crashed = update(schema.runs).where(columns.key == row["key"], columns.status == "crashed")
-    return connection.execute(crashed.values(row)).rowcount == 1
+    replaced = update(schema.runs).where(columns.key == row["key"], columns.status.in_(lesser))
+    return connection.execute(replaced.values(row)).rowcount == 1
 
 
 def _filtered(query: Any, table: Table, name: str, choice: Choice) -> Any:
