@@ -484,7 +484,7 @@ def _next_steps(facts: Facts, words: Wording) -> Iterator[Inline]:
                 task=worst.task,
                 difference=words.difference(worst),
             )
-    if any(run.status != "finished" for run in facts.runs):
+    if any(run.status not in ("finished", "dropped") for run in facts.runs):
         yield words.inline("next.unfinished")
     missed = [s.task for s in (facts.verdict.predictions if facts.verdict else ()) if s.covered is False]
     if missed:

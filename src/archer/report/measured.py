@@ -46,9 +46,12 @@ def lead(facts: Facts, words: Wording) -> tuple[Block, ...]:
 def _warnings(facts: Facts, words: Wording) -> Iterator[Block]:
     if not facts.may_rank:
         yield Paragraph(words.inline("lead.ranks_nothing", preset=facts.cycle.preset), "warning")
-    lost = [run for run in facts.runs if run.status != "finished"]
+    lost = [run for run in facts.runs if run.status not in ("finished", "dropped")]
     if lost:
         yield Paragraph(words.inline("lead.unfinished", lost=len(lost), runs=len(facts.runs)), "warning")
+    dropped = sum(run.status == "dropped" for run in facts.runs)
+    if dropped:
+        yield Paragraph(words.inline("lead.raced", dropped=dropped, runs=len(facts.runs)))
 
 
 def _verdict_sentences(facts: Facts, words: Wording) -> Iterator[Block]:
@@ -261,7 +264,7 @@ def noise_section(facts: Facts, words: Wording, linked: bool = True) -> Section:
 
 
 def _lost_runs(facts: Facts, words: Wording, linked: bool) -> Iterator[Block]:
-    lost = [run for run in facts.runs if run.status != "finished" or _scoreless(run)]
+    lost = [run for run in facts.runs if run.status != "dropped" and _scoreless(run)]
     if not lost:
         yield Paragraph(words.inline("lost.none", runs=len(facts.runs)))
         return
