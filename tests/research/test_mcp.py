@@ -9,6 +9,7 @@ import pytest
 from archer.errors import UserError
 from archer.ledger.records import TASKS
 from archer.research.mcp import LONGEST_SOURCE, build_server
+from archer.rules.rule import VOCABULARY
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
@@ -100,6 +101,8 @@ def test_a_whole_conversation(desk):
     context = json.loads(answers[0][1])
     assert context["submissions_left"] == 1
     assert "gated_delta_net | 0.367" in context["text"]
+    for name, meaning in VOCABULARY.items():
+        assert f"{name}: {meaning}" in context["contract"]
     assert "def prepare" in json.loads(answers[1][1])["source"]
     assert "grazzi-2024-negative-eigenvalues" in answers[2][1]
     assert json.loads(answers[4][1])["waited"] == 3

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -292,6 +293,30 @@ def test_an_answer_gone_wild_is_a_complaint_and_soon(history_context, text):
         read_answer(text, history_context)
     assert caught.value.kind == "invalid"
     assert len(caught.value.message) < 1_000
+
+
+RECORDED = Path(__file__).with_name("answers_of_a_small_model.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line", RECORDED.read_text(encoding="utf-8").splitlines(), ids=lambda line: line[10:14]
+)
+def test_what_a_small_model_really_answered(history_context, sources, line):
+    """Answers of a llama of two million parameters, trained on answers in the form asked for."""
+    recorded = json.loads(line)
+    context = replace(history_context, sources=sources)
+    if recorded["valid"]:
+        draft = read_answer(recorded["text"], context)
+        assert load_rule(draft.source, draft.answer.name, get_rule).own == (draft.answer.slot,)
+    else:
+        with pytest.raises(Complaint) as caught:
+            read_answer(recorded["text"], context)
+        assert caught.value.kind in ("invalid", "wrong function")
+
+
+def test_a_broken_object_is_told_where_it_breaks(history_context):
+    with pytest.raises(Complaint, match=r"breaks near `.*0\.5, 0\. that, 0.*expecting"):
+        read_answer(answer().replace("0.5, 0.4", "0.5, 0. that", 1), history_context)
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,6 +9,7 @@ import ast
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,14 @@ class Draft:
 
 
 def read_answer(text: str, context: Context) -> Draft:
-    """Raises Complaint where the words hold no usable proposal."""
+    """Raises Complaint where the words hold no usable proposal. Python's warnings about code are silenced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _read(text, context)
+
+
+def _read(text: str, context: Context) -> Draft:
     found = _object(text)
     try:
         answer = Answer.model_validate(found)
@@ -149,9 +157,23 @@ def _object(text: str) -> Any:
                 return found
     if re.search(r"\b(I'm sorry|I am sorry|I cannot|I can't|unable to)\b", said) and not starts:
         raise Complaint("refused", "This is harmless research on small models; answer with the JSON object.")
+    where = f": {_json_problem(said[starts[0] :])}" if starts else ""
     raise Complaint(
-        "invalid", "No JSON object with `code` was found; answer with one JSON object and nothing else."
+        "invalid",
+        f"No JSON object with `code` was found{where}; answer with one JSON object and nothing else.",
     )
+
+
+def _json_problem(text: str) -> str:
+    """Where an object breaks, and why, for whoever wrote it."""
+    try:
+        json.JSONDecoder(strict=False).raw_decode(text)
+    except RecursionError:
+        return "it is nested without end"
+    except json.JSONDecodeError as error:
+        near = " ".join(text[max(0, error.pos - 30) : error.pos + 10].split())
+        return f"it breaks near `{near}` ({error.msg.lower()})"
+    return "the first object has neither `code` nor `slot`"
 
 
 def _strictly(text: str) -> Any:

@@ -150,7 +150,9 @@ def _open_model(address: Address) -> Any:
 
 
 def _open_openai(address: Address, name: str) -> Any:
-    """A server of one's own. Several know the limit of an answer only by its older name, `max_tokens`."""
+    """A server of one's own. Several know the limit of an answer only by its older name, `max_tokens`. A line
+    is closed after each question: hours of training may lie between two.
+    """
     from openai import AsyncOpenAI
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.profiles.openai import OpenAIModelProfile
@@ -158,7 +160,11 @@ def _open_openai(address: Address, name: str) -> Any:
 
     key = os.environ.get(KEY_VARIABLE) or "not needed"
     client = AsyncOpenAI(
-        base_url=address.base_url, api_key=key, max_retries=0, timeout=address.patience_seconds
+        base_url=address.base_url,
+        api_key=key,
+        max_retries=0,
+        timeout=address.patience_seconds,
+        default_headers={"connection": "close"},
     )
     profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
     return OpenAIChatModel(name, provider=OpenAIProvider(openai_client=client), profile=profile)

@@ -20,7 +20,7 @@ from pydantic import Field
 from archer.errors import UserError
 from archer.ledger.records import TASKS, Prediction, ProposalRecord
 from archer.research.papers import get_card, search_cards
-from archer.research.prompt import question
+from archer.research.prompt import CONTRACT, question
 from archer.research.researcher import Context, ResearchError
 from archer.research.rule_text import read_rule
 
@@ -109,8 +109,8 @@ def build_server(desk: Desk) -> MCPServer:
 
 def _reading_tools(desk: Desk) -> list[Callable[..., Any]]:
     def context() -> dict[str, Any]:
-        """The goal, the scores so far, what was tried and why it failed, parents' code, and the budget
-        left."""
+        """The goal, the contract of a rule, the scores so far, what was tried and why it failed, parents'
+        code, and the budget left."""
         known = desk.context()
         return {
             "goal": f"a rule better than {known.reference} on all six tasks",
@@ -118,6 +118,7 @@ def _reading_tools(desk: Desk) -> list[Callable[..., Any]]:
             "tasks": list(TASKS),
             "rules": sorted(known.sources),
             "submissions_left": desk.submissions_left(),
+            "contract": CONTRACT,
             "text": question(known),
         }
 

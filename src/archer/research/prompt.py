@@ -27,9 +27,7 @@ SHARES = {
 }
 """Section to its share of the room, in the order in which they stand."""
 
-INSTRUCTIONS = f"""You are a researcher of linear attention. You change ONE slot of the chunk loop of the \
-delta rule, and say what the change will score. Your rule is verified, trained on six small tasks and judged.
-
+CONTRACT = f"""\
 For chunk i with state S (C tokens; one head; leading axes are added from outside and broadcast):
     weights = similarity(...)                 [C, C], causal
     e       = correct(u - w S)                [C, Dv]
@@ -44,7 +42,13 @@ and for names that you declare at the top level, beside the function:
     M = Carried()                             a state [Dk, Dv] beside S; return it: `return M, {{"M": M}}`
 Laws: a token's output must not depend on later tokens; no statistics over the batch or the heads; no
 randomness, no loops over tokens, no growth of cost beyond linear in the length; finite gradients everywhere
-(put an epsilon inside a root); only torch mathematics.
+(put an epsilon inside a root); only torch mathematics."""
+"""What a rule is: slots, the names that a slot may ask for, declarations, laws."""
+
+INSTRUCTIONS = f"""You are a researcher of linear attention. You change ONE slot of the chunk loop of the \
+delta rule, and say what the change will score. Your rule is verified, trained on six small tasks and judged.
+
+{CONTRACT}
 
 Answer with ONE JSON object and nothing else:
 {{"parent": a rule's name, "slot": the slot that you change, "name": letters, digits and _ only,
