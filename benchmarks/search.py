@@ -1,25 +1,25 @@
-"""Is the structured researcher better than chance? Candidates needed to reach the best decile, against
-random.
+"""Is the structured researcher better than chance? Candidates to reach the best decile, against random order.
 
-    python benchmarks/search.py                             a synthetic landscape (see below)
-    python benchmarks/search.py --runs results/runs.csv     recorded runs, in the form of the ledger's CSV
-    export
+    python benchmarks/search.py                               a synthetic landscape (see below)
+    python benchmarks/search.py --runs results/baseline.csv   recorded runs, as the ledger exports them
 
 A landscape is a pool of rules with known scores on the six tasks. A searcher takes candidates from the pool
-one by
-one, sees the measured scores of what it took, and stops at the first one of the best decile. What is ranked
-is the
-goal of the search: the smallest margin over the reference among the six tasks.
+one by one, sees the measured scores of what it took, and stops at the first one of the best decile. What is
+ranked is the goal of the search: the smallest margin over the reference among the six tasks. The researcher
+starts cold: it knows the reference and the base, no history.
 
 The synthetic landscape is NOT a measurement of rules. Its pool are real single changes of real rules, but
-their
-scores are drawn anew in every repeat: each kind of change gets effects on the tasks that are resampled from
-the
-differences in the built-in history (its sign and its task kept, its kind of change not), constants have an
-optimum
-somewhere, two changed slots interact at random, some kinds fail outright, and noise of the history's size is
-added.
-It says whether the search finds structure where there is some; only `--runs` can say that real rules have it.
+their scores are drawn anew in every repeat: each kind of change gets effects on the tasks that are resampled
+from the differences in the built-in history (its sign and its task kept, its kind of change not), constants
+have an optimum somewhere, two changed slots interact at random, some kinds fail outright, and noise of the
+history's size is added. It says whether the search finds structure where there is some; only `--runs` can say
+that real rules have it.
+
+A recorded landscape is one table. So that the interval says more than how the dice fell, every repeat leaves
+a random fifth of the rules out, and what the searcher sees is the mean over seeds drawn with replacement; the
+best decile is that of all seeds. Repeats share most of their rules: for other rules the interval is too
+narrow. `resolution` says how coarse the question is: with one member of the best decile more or less, random
+order would need the other two numbers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,9 @@ from archer.research.structured import again_price, elite_turn, labels, outlook,
 from archer.research.surrogate import Point, TaskSurrogate, fit, stretch, unstretch
 from archer.research.words import differences
 
+if TYPE_CHECKING:
+    from archer.ledger.records import RunRecord
+
 NOISE = 0.02
 """Standard deviation of a score, as eight equal functions of the history show on Memorize."""
 
@@ -53,10 +57,19 @@ FAILURES = 0.15
 PARENTS = ("delta_net", "gated_delta_net", "hybrid", "softmax", "decay")
 REFERENCE = "gated_delta_net"
 
+FEWEST = 10
+"""Rules that a recorded landscape must have at least: with fewer there is no decile."""
+
+KEPT = 0.8
+"""Share of a recorded landscape's rules that each repeat uses."""
+
 
 @dataclass(frozen=True)
 class Landscape:
-    """A pool: compositions, the parents they come from, and scores [pool, tasks], true and as measured."""
+    """A pool: compositions, the parents they come from, and scores [pool, tasks], true and as measured.
+
+    known: further rules that a searcher knows from the start, with their scores.
+    """
 
     compositions: tuple[Composition, ...]
     parents: tuple[str, ...]
@@ -64,12 +77,12 @@ class Landscape:
     measured: NDArray[np.floating]
     reference: Composition
     reference_scores: NDArray[np.floating]
+    known: tuple[tuple[Composition, NDArray[np.floating]], ...] = ()
 
     @property
     def best(self) -> NDArray[np.bool_]:
         """Who belongs to the best decile by the smallest margin over the reference."""
-        margin = (self.truth - self.reference_scores).min(1)
-        return margin >= np.quantile(margin, 0.9)
+        return best_decile(self.truth, self.reference_scores)
 
 
 def synthetic(space: Space, pool: tuple[tuple[Composition, str], ...], seed: int) -> Landscape:
@@ -117,26 +130,93 @@ def hash_of(kinds: list[tuple[str, str]]) -> int:
     return zlib.crc32(repr(sorted(kinds)).encode())
 
 
-def recorded(space: Space, path: Path, preset: str | None) -> Landscape:
-    """The rules of a CSV export that have scores on all six tasks. Names must be built in or composed."""
+@dataclass(frozen=True)
+class Recorded:
+    """Rules with all six scores. scores: [rules, seeds, tasks]. left_out: rules of the file that are not
+    used."""
+
+    names: tuple[str, ...]
+    scores: NDArray[np.floating]
+    reference_scores: NDArray[np.floating]
+    base_scores: NDArray[np.floating] | None
+    preset: str
+    left_out: tuple[str, ...]
+
+    @property
+    def stability(self) -> float | None:
+        """How much of the best decile of one half of the seeds is in that of the other; None for one seed.
+
+        1: seeds agree. 0.1: as much as chance.
+        """
+        seeds = self.scores.shape[1]
+        if seeds < 2:
+            return None
+        halves = self.scores[:, : seeds // 2].mean(1), self.scores[:, seeds // 2 :].mean(1)
+        first, second = (best_decile(half, self.reference_scores) for half in halves)
+        return float((first & second).sum() / first.sum())
+
+
+def best_decile(scores: NDArray[np.floating], reference: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Who belongs to the best decile by the smallest margin over the reference. scores: [rules, tasks]."""
+    margin = (scores - reference).min(1)
+    return margin >= np.quantile(margin, 0.9)
+
+
+def recorded(space: Space, path: Path, preset: str | None) -> Recorded:
+    """The rules of a CSV export that have scores on all six tasks with every seed that most rules have.
+
+    Names must be built in or composed.
+    """
     from archer.ledger.runs_csv import read_runs
-    from archer.ledger.summary import score_table
 
     runs = read_runs(path)
     preset = preset or max({run.preset for run in runs}, key=lambda name: sum(r.preset == name for r in runs))
-    rows = [row for row in score_table(runs, preset) if all(x is not None for x in row.scores.values())]
-    found = {row.rule: np.array([row.scores[task] for task in TASKS], dtype=float) for row in rows}
+    own = [run for run in runs if run.preset == preset]
+    counts = Counter(seed for _, seed in {(run.rule, run.seed) for run in own})
+    seeds = sorted(seed for seed, count in counts.items() if 2 * count >= max(counts.values()))
+    tables = [_scores_of([run for run in own if run.seed == seed], preset) for seed in seeds]
+    complete = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
+    found = {name: np.array([table[name] for table in tables]) for name in complete}
     if REFERENCE not in found:
         raise SystemExit(f"{path}: {REFERENCE} has no scores on all six tasks under preset {preset}")
-    names = [name for name in found if name not in (REFERENCE, space.base) and _known(space, name)]
-    if len(names) < 20:
+    names = tuple(name for name in found if name not in (REFERENCE, space.base) and _known(space, name))
+    if len(names) < FEWEST:
         raise SystemExit(
-            f"{path}: {len(names)} rules with all scores under {preset}; a decile needs 20 or more"
+            f"{path}: {len(names)} rules with all scores under {preset}; a decile needs {FEWEST} or more"
         )
+    base = found[space.base].mean(0) if space.base in found else None
     scores = np.array([found[name] for name in names])
-    compositions = tuple(space.composition(name) for name in names)
-    parents = tuple(space.rules[name].parent or space.base for name in names)
-    return Landscape(compositions, parents, scores, scores, space.composition(REFERENCE), found[REFERENCE])
+    left_out = sorted({run.rule for run in own} - {*names, REFERENCE, space.base})
+    return Recorded(names, scores, found[REFERENCE].mean(0), base, preset, tuple(left_out))
+
+
+def _scores_of(runs: list[RunRecord], preset: str) -> dict[str, list[float]]:
+    """Of one seed: the rules with all six scores."""
+    from archer.ledger.summary import score_table
+
+    rows = {row.rule: [row.scores[task] for task in TASKS] for row in score_table(runs, preset)}
+    return {rule: [x for x in scores if x is not None] for rule, scores in rows.items() if None not in scores}
+
+
+def landscape_of(space: Space, table: Recorded, repeat: int) -> Landscape:
+    """A recorded table as one repeat sees it: four fifths of the rules, noise from the seeds."""
+    generator = np.random.default_rng([repeat, 23])
+    count = len(table.names)
+    kept = np.sort(generator.permutation(count)[: round(count * KEPT)])
+    seeds = table.scores.shape[1]
+    drawn = generator.integers(seeds, size=(len(kept), seeds))
+    measured = np.take_along_axis(table.scores[kept], drawn[:, :, None], 1).mean(1)
+    names = [table.names[index] for index in kept]
+    base = () if table.base_scores is None else ((space.composition(space.base), table.base_scores),)
+    return Landscape(
+        tuple(space.composition(name) for name in names),
+        tuple(space.rules[name].parent or space.base for name in names),
+        table.scores[kept].mean(1),
+        measured,
+        space.composition(REFERENCE),
+        table.reference_scores,
+        base,
+    )
 
 
 def _known(space: Space, name: str) -> bool:
@@ -152,12 +232,12 @@ def guided(space: Space, land: Landscape, seed: int) -> int:
     """How many candidates the researcher takes to the first of the best decile."""
     context = Context(sources={}, preset="bench", seed=seed)
     left, taken = list(range(len(land.compositions))), []
-    reference = [Point(land.reference, "bench", float(x)) for x in land.reference_scores]
+    known = ((land.reference, land.reference_scores), *land.known)
     while left:
         surrogates: dict[str, TaskSurrogate] = {}
         for column, task in enumerate(TASKS):
-            points = [Point(land.compositions[i], "bench", float(land.measured[i, column])) for i in taken]
-            surrogates[task] = fit([reference[column], *points], {})
+            seen = (*known, *((land.compositions[i], land.measured[i]) for i in taken))
+            surrogates[task] = fit([Point(one, "bench", float(scores[column])) for one, scores in seen], {})
         look = outlook(context, space, surrogates, [land.compositions[i] for i in left])
         before = Counter(labels(land.compositions[i]) for i in taken)
         again = np.array([before[labels(land.compositions[i])] for i in left], dtype=float)
@@ -218,9 +298,11 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     space = Space(library_sources())
+    more: dict[str, object] = {"landscape": "synthetic, effects resampled from the history"}
     if options.runs:
-        land = recorded(space, options.runs, options.preset)
-        lands = [land] * options.repeats
+        table = recorded(space, options.runs, options.preset)
+        lands = [landscape_of(space, table, repeat) for repeat in range(options.repeats)]
+        more = described(table, str(options.runs), lands[0])
     else:
         changes = list(space.changes(PARENTS))
         chosen = np.random.default_rng(0).permutation(len(changes))[: options.pool]
@@ -228,27 +310,49 @@ def main() -> None:
         lands = [synthetic(space, pool, seed) for seed in range(options.repeats)]
     ours = np.array([guided(space, land, seed) for seed, land in enumerate(lands)], dtype=float)
     luck = np.array([random_draws(land, seed) for seed, land in enumerate(lands)], dtype=float)
-    print(
-        json.dumps(
-            {
-                "landscape": str(options.runs)
-                if options.runs
-                else "synthetic, effects resampled from the history",
-                "repeats": options.repeats,
-                "pool": len(lands[0].compositions),
-                "candidates_to_best_decile": {"researcher": ours.mean(), "random": luck.mean()},
-                "median": {"researcher": float(np.median(ours)), "random": float(np.median(luck))},
-                "interval_researcher": interval(ours),
-                "interval_random": interval(luck),
-                "fewer_than_random": float((luck - ours).mean()),
-                "interval_fewer_than_random": interval(luck - ours),
-                "random_in_theory": (len(lands[0].compositions) + 1) / (int(lands[0].best.sum()) + 1),
-                "better_than_chance": interval(luck - ours)[0] > 0,
-                "seconds": round(time.perf_counter() - started, 1),
-                "machine": platform.machine(),
-            }
-        )
-    )
+    took = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": platform.machine(),
+    }
+    print(json.dumps(more | compared(lands, ours, luck) | took))
+
+
+def described(table: Recorded, path: str, land: Landscape) -> dict[str, object]:
+    """What was recorded, and how finely it can tell a good search from chance."""
+    best = best_decile(table.scores.mean(1), table.reference_scores)
+    pool, hits = len(land.compositions), int(land.best.sum())
+    fewer, more = (pool + 1) / (hits + 2), (pool + 1) / max(hits, 1)
+    return {
+        "landscape": path,
+        "preset": table.preset,
+        "rules": len(table.names),
+        "seeds": table.scores.shape[1],
+        "best_rules": [name for name, good in zip(table.names, best, strict=True) if good],
+        "decile_stability": table.stability,
+        "left_out": table.left_out,
+        "resolution": f"{pool} rules in a repeat, {hits} of them in the best decile: random order needs "
+        f"{(pool + 1) / (hits + 1):.1f} on average, no search fewer than 1; with one more or one fewer in "
+        f"the decile random would need {fewer:.1f} or {more:.1f}",
+    }
+
+
+def compared(
+    lands: list[Landscape], ours: NDArray[np.floating], luck: NDArray[np.floating]
+) -> dict[str, object]:
+    """Candidates that the researcher took, [repeats], beside those of a random order."""
+    theory = [(len(land.compositions) + 1) / (int(land.best.sum()) + 1) for land in lands]
+    return {
+        "repeats": len(lands),
+        "pool": len(lands[0].compositions),
+        "candidates_to_best_decile": {"researcher": ours.mean(), "random": luck.mean()},
+        "median": {"researcher": float(np.median(ours)), "random": float(np.median(luck))},
+        "interval_researcher": interval(ours),
+        "interval_random": interval(luck),
+        "fewer_than_random": float((luck - ours).mean()),
+        "interval_fewer_than_random": interval(luck - ours),
+        "random_in_theory": float(np.mean(theory)),
+        "better_than_chance": interval(luck - ours)[0] > 0,
+    }
 
 
 if __name__ == "__main__":

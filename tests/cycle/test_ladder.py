@@ -1,0 +1,89 @@
+"""Who goes up a ladder of presets, and who does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.cycle.tiny import TINY
+
+from archer.cycle.ladder import above, held_back, ladder_of
+from archer.errors import UserError
+from archer.ledger.records import TASKS, Comparison, TaskComparison, VerdictRecord
+from archer.mad import PRESETS
+
+UNDECIDED = TaskComparison("", 0.5, 0.5, 0.0, -0.05, 0.05, 0.9, 1.0, "undecided", 1, 3)
+BETTER = replace(UNDECIDED, difference=0.1, low=0.05, high=0.15, word="better")
+SAME = replace(UNDECIDED, low=-0.004, high=0.004, word="same")
+BY_CONSTRUCTION = replace(UNDECIDED, low=0.0, high=0.0, word="same", exact_settings=1)
+WORSE = replace(UNDECIDED, difference=-0.2, low=-0.3, high=-0.1, word="worse")
+JUST_BELOW = replace(UNDECIDED, difference=-0.02, low=-0.03, high=-0.001)
+NO_NOISE_KNOWN = replace(UNDECIDED, difference=-0.01, low=None, high=None)
+NO_SCORE = replace(UNDECIDED, candidate=None, difference=None, low=None, high=None)
+
+
+def verdict(*lines, ranks=True):
+    """Against the reference: these lines, and an open one on every other task."""
+    rest = [UNDECIDED] * (len(TASKS) - len(lines))
+    tasks = tuple(replace(line, task=task) for line, task in zip([*lines, *rest], TASKS, strict=True))
+    found = Comparison("new", "gated_delta_net", "quick", tasks, replace(UNDECIDED, task="Mean"), False)
+    return VerdictRecord(
+        "p", "new", "delta_net", "gated_delta_net", "quick", found, found, (), {}, "", ranks, ""
+    )
+
+
+@pytest.mark.parametrize("line", [UNDECIDED, BETTER, SAME, BY_CONSTRUCTION, NO_NOISE_KNOWN])
+def test_without_evidence_against_it_a_rule_goes_up(line):
+    assert held_back(verdict(line)) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (WORSE, "new is worse than gated_delta_net on Compress"),
+        (JUST_BELOW, "new is worse than gated_delta_net on Compress"),
+        (NO_SCORE, "new has no score on Compress"),
+    ],
+)
+def test_one_task_suffices_to_hold_a_rule_back(line, sentence):
+    assert held_back(verdict(line, *[BETTER] * 5)) == sentence
+
+
+@pytest.mark.parametrize("line", [SAME, BY_CONSTRUCTION])
+def test_a_rule_that_changes_nothing_is_held_back(line):
+    assert held_back(verdict(*[line] * 6)) == "new cannot be better than gated_delta_net by 0.01 on any task"
+    assert held_back(verdict(*[line] * 5, UNDECIDED)) == ""
+
+
+def test_a_preset_that_ranks_nothing_holds_back_only_what_has_no_score():
+    assert held_back(verdict(*[WORSE] * 6, ranks=False)) == ""
+    assert held_back(verdict(NO_SCORE, ranks=False)) == "new has no score on Compress"
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("smoke", ["smoke"]), ("quick", ["quick"]), ("baseline", ["quick", "baseline"]),
+        ("full", ["quick", "baseline", "full"]), ("quick, full", ["quick", "full"]), (TINY, ["tiny"]),
+        ((TINY, PRESETS["smoke"]), ["tiny", "smoke"]),
+    ],
+)  # fmt: skip
+def test_a_ladder_by_its_top_or_its_rungs(asked, names):
+    ladder = ladder_of(asked)
+    assert [preset.name for preset in ladder] == names
+    assert [above(ladder, name) for name in names] == [*ladder[1:], None]
+
+
+@pytest.mark.parametrize(("devices", "names"), [(("cpu",), ["smoke"]), (("cuda:0",), ["quick", "baseline"])])
+def test_without_a_word_the_machine_decides(monkeypatch, devices, names):
+    monkeypatch.setattr("archer.fleet.launch.available_devices", lambda asked: devices)
+    assert [preset.name for preset in ladder_of(None)] == names
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("qick", "did you mean 'quick'"), ("quick,quick", "different presets"), ((), "the ladder is empty")],
+)
+def test_wrong_ladders(asked, message):
+    with pytest.raises(UserError, match=message):
+        ladder_of(asked)
