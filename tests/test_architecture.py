@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ledger": LEAVES | {"records"},
     "judge": LEAVES | {"records", "rules", "mad", "ledger"},
     "research": LEAVES | {"records", "rules", "mad", "ledger", "judge"},
-    "report": LEAVES | {"records", "rules", "mad", "ledger", "judge"},
+    "report": LEAVES | {"records", "rules", "mad", "model", "verify", "ledger", "judge"},
 }
 MAY_IMPORT["cycle"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "package"}

@@ -30,6 +30,7 @@ def rows_of(project: Path, *arguments: str) -> list[dict[str, str]]:
 def test_each_preset_has_a_table_with_every_rule_on_one_line(project: Path, columns: int) -> None:
     text = output("table", "-p", project, columns=columns)
     smoke, quick = text.split("quick: held-out scores")
+    quick = quick.split("Cost")[0]
     assert "smoke ranks nothing" in smoke
     assert "ranks nothing" not in quick
     (line,) = [line for line in quick.splitlines() if line.startswith("hybrid")]
@@ -37,6 +38,28 @@ def test_each_preset_has_a_table_with_every_rule_on_one_line(project: Path, colu
     assert (scores[3], scores[7], scores[8]) == ("–", "–", "3")
     assert "Missing for hybrid: Fuzzy Recall: 3 diverged" in " ".join(quick.split())
     assert any(line.startswith("noise, 1 seed") for line in quick.splitlines())
+
+
+@pytest.mark.parametrize("columns", [80, 99, 100, 110, 119, 120, 160])
+def test_no_heading_and_no_number_is_cut(project: Path, columns: int) -> None:
+    text = output("table", "-p", project, "--preset", "quick", columns=columns)
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    head = " ".join(text.split("\u2500")[0].split())
+    for word in {word for task in TASKS for word in task.split()}:
+        assert word in head
+
+
+def test_cost_stands_beside_the_scores(project: Path) -> None:
+    text = output("table", "-p", project, "--preset", "quick", columns=160)
+    (line,) = [line for line in text.split("Cost")[1].splitlines() if line.startswith("gated_delta_net ")]
+    assert line.split()[1:] == ["1,000", "2,048", "\u00d7", "4", "451,364", "13.2", "unknown"]
+    row = {row["rule"]: row for row in rows_of(project, "--preset", "quick")}[CANDIDATE]
+    assert (row["parameters"], row["state_per_head"], row["heads"]) == ("1000", "1024", "4")
+    (part,) = json.loads(data("table", "-p", project, "--preset", "quick", "--json"))
+    costs = {row["rule"]: row["cost"] for row in part["rules"]}
+    assert costs["decay"]["operations_per_token"] == costs[CANDIDATE]["operations_per_token"]
+    assert costs["decay"]["decoding_seconds"] == {}
 
 
 def test_the_numbers_are_the_means_of_the_runs(project: Path) -> None:

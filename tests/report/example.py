@@ -26,6 +26,7 @@ from archer.ledger.records import (
     VerdictRecord,
     VerificationRecord,
 )
+from archer.report.costs import Decoding, RuleCost, Surplus
 from archer.report.facts import Facts, RuleFacts
 from archer.report.summary import Campaign
 
@@ -122,6 +123,17 @@ RULES = {
     "local_softmax": RuleFacts("local_softmax", PARENT, slots=("read",)),
 }
 
+MACHINE = "a processor of the example"
+COSTS = {
+    CANDIDATE: RuleCost(214_024, 1024, 4, 273_500.0, {"cpu, 2 cores": 0.0031}),
+    PARENT: RuleCost(
+        214_016, 1024, 4, 272_702.0, {"cpu, 2 cores": 0.0029},
+        (Decoding(PARENT, "4f1d22c09a7b", 128, 4, 32, MACHINE, "2.13.0", 0.0016),),
+    ),
+    REFERENCE: RuleCost(263_296, 2048, 4, 451_364.0),
+}  # fmt: skip
+SURPLUSES = (Surplus(CANDIDATE, PARENT, "quick", 8, 8 / 214_016, 132),)
+
 ALIASES = {
     "delta_net_4layer": PARENT,
     "gated_delta_net_4layer": REFERENCE,
@@ -144,6 +156,8 @@ def facts(preset: str = "quick", ranks: bool = True, seeds: int = 3, settings: i
         aliases=ALIASES,
         chance=CHANCE,
         files=("rules/hybrid_decay.py",),
+        costs=COSTS,
+        surpluses=SURPLUSES,
     )
 
 

@@ -19,8 +19,8 @@ from archer.report.observe import trials
 from archer.report.tree import Code, Figure, Note, Paragraph, Table, text_of
 
 SECTIONS = (
-    "verdict", "scores", "noise", "observations", "fault", "reasoning", "expectation", "outcomes", "lessons",
-    "implementation", "curves", "files", "limits", "next", "provenance",
+    "verdict", "scores", "noise", "cost", "observations", "fault", "reasoning", "expectation", "outcomes",
+    "lessons", "implementation", "curves", "files", "limits", "next", "provenance",
 )  # fmt: skip
 
 
@@ -203,8 +203,8 @@ def test_figures_say_in_words_what_they_draw(note):
     figures = [block for block in note.blocks() if isinstance(block, Figure)]
     assert [figure.anchor for figure in figures] == [
         "figure-differences",
-        "figure-predictions",
         "figure-cost",
+        "figure-predictions",
         "figure-curves",
     ]
     assert len(figures[3].panels) == len(TASKS)

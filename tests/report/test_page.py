@@ -39,7 +39,7 @@ def page(note) -> str:
 class Reader(HTMLParser):
     """Collects what the tests ask about, and whether every element is closed in order."""
 
-    VOID = ("meta", "link", "br", "path", "line", "circle", "rect")
+    VOID = ("meta", "link", "br", "wbr", "path", "line", "circle", "rect")
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,6 +34,10 @@ def command(
         Path | None,
         typer.Option("--history", help="The table that the cycle was run with, if any."),
     ] = None,
+    decoding: Annotated[
+        bool,
+        typer.Option("--decoding", help="First time how fast the rules decode one token on this machine."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a cycle's report again from the ledger alone.
@@ -43,9 +47,11 @@ def command(
     \b
     Examples: archer report
               archer report 0003 --language zh
+              archer report --decoding
               archer report --campaign
     """
     one_of(("CYCLE", cycle is not None), ("--campaign", campaign))
+    one_of(("--decoding", decoding), ("--campaign", campaign))
     if language not in LANGUAGES:
         raise unknown("language", language, LANGUAGES)
     with open_project(project) as ledger:
@@ -54,7 +60,7 @@ def command(
             table: Any = None
         else:
             chosen = _cycle(ledger, cycle, project)
-            facts, paths = _write_cycle(ledger, chosen, project, language, history)
+            facts, paths = _write_cycle(ledger, chosen, project, language, history, decoding)
             about, table = chosen.id, (facts, chosen)
     if as_json:
         print_json({"cycle": about, "language": language, "paths": [str(path) for path in paths]})
@@ -85,17 +91,32 @@ def _number(cycle: CycleRecord) -> int | None:
 
 
 def _write_cycle(
-    ledger: Ledger, cycle: CycleRecord, project: Path, language: str, history: Path | None
+    ledger: Ledger,
+    cycle: CycleRecord,
+    project: Path,
+    language: str,
+    history: Path | None,
+    decoding: bool = False,
 ) -> tuple[Facts, tuple[Path, ...]]:
     from archer.cycle.project import Project
     from archer.report import build
 
     laboratory = _laboratory(ledger, cycle, project, history)
-    more: dict[str, Any] = {}
-    if cycle.proposal is None:
-        more = {"comparisons": _bench_comparisons(ledger, cycle), "ranks": laboratory.preset.ranks}
-    facts = laboratory.facts(cycle, **more)
+    if decoding:
+        _time_decoding(laboratory, cycle, project)
+    facts = laboratory.facts(cycle)
+    compared = {"comparisons": _comparisons(facts), "ranks": laboratory.preset.ranks}
+    facts = laboratory.facts(cycle, **compared)
     return facts, _write(build(facts, language), Project(project).reports / cycle.id)
+
+
+def _time_decoding(laboratory: Laboratory, cycle: CycleRecord, project: Path) -> None:
+    from archer.report.costs import measure_decoding
+
+    runs = laboratory.ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
+    rules = {rule.name: rule for rule in laboratory.known_rules()}
+    print_note(f"timing {len({run.rule for run in runs} & rules.keys())} layers, one token at a time")
+    measure_decoding(runs, rules, project)
 
 
 def _write(note: Note, folder: Path, name: str = "report") -> tuple[Path, ...]:
@@ -135,18 +156,19 @@ def _history(cycle: CycleRecord, history: Path | None) -> tuple[HistoryTable, ..
     return tables
 
 
-def _bench_comparisons(ledger: Ledger, cycle: CycleRecord) -> tuple[Any, ...]:
-    """Every rule of a bench against its reference."""
+def _comparisons(facts: Facts) -> tuple[Any, ...]:
+    """Every rule of the cycle against its reference, but for the one that was proposed: it has a verdict."""
     from archer.judge import compare
+    from archer.report.facts import stand_ins
     from archer.rules import REFERENCE
 
-    runs = ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
-    trained = {run.rule for run in runs}
-    reference = REFERENCE if REFERENCE in trained else next(reversed(cycle.rules), None)
+    runs = (*facts.runs, *stand_ins(facts))
+    trained = [rule for rule in facts.cycle.rules if any(run.rule == rule for run in runs)]
+    reference = REFERENCE if REFERENCE in trained else next(reversed(facts.cycle.rules), None)
     if reference not in trained:
         return ()
-    others = [rule for rule in cycle.rules if rule in trained and rule != reference]
-    return tuple(compare(runs, rule, reference, preset=cycle.preset) for rule in others)
+    others = [rule for rule in trained if rule not in (reference, facts.candidate)]
+    return tuple(compare(runs, rule, reference, preset=facts.cycle.preset) for rule in others)
 
 
 def _write_campaign(ledger: Ledger, project: Path, language: str) -> tuple[Path, ...]:

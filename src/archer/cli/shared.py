@@ -31,7 +31,10 @@ NAME_WIDTH = 16
 """Columns for a rule's name where seven columns of numbers must fit beside it into 80."""
 
 ROOMY = 100
-"""From this width on headings stand on one line and columns are set further apart."""
+"""From this width on columns are set further apart."""
+
+WIDE = 120
+"""From this width on the six tasks and their mean fit beside a rule with each heading on one line."""
 
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -111,11 +114,11 @@ def titled(title: str, body: RenderableType, *notes: str) -> RenderableType:
 
 
 def add_task_columns(table: Table, names: Iterable[str], width: int) -> None:
-    """One right-aligned column per task; below ROOMY a name stands on two lines."""
+    """One right-aligned column per task; below WIDE a name stands on two lines."""
     from rich.text import Text
 
     for name in names:
-        heading = name if width >= ROOMY else name.replace(" ", "\n")
+        heading = name if width >= WIDE else name.replace(" ", "\n")
         table.add_column(Text(heading), justify="right", no_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from archer.judge.noise import NoiseFloor
     from archer.ledger import Ledger, ScoreRow
     from archer.ledger.records import RunRecord
+    from archer.report.costs import RuleCost
+    from archer.rules import Rule
 
 SELECT = {
     "held_out": (
@@ -56,6 +59,7 @@ class _Preset:
     noise: Mapping[str, NoiseFloor]
     stood_in: Mapping[str, tuple[str, ...]]
     seeds: int | None
+    costs: Mapping[str, RuleCost]
 
 
 def command(
@@ -118,7 +122,27 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
         noise=noise_floor(newest, reach.duplicates(), preset=name),
         stood_in={rule: tuple(settings) for rule, settings in stood_in.items()},
         seeds=known.seeds if known else None,
+        costs=_costs(ledger, newest),
     )
+
+
+def _costs(ledger: Ledger, runs: Sequence[RunRecord]) -> Mapping[str, RuleCost]:
+    """What each rule costs, from its runs and from its text as it was trained."""
+    from archer.errors import UserError
+    from archer.report.costs import read_decoding, rule_costs
+    from archer.rules import get_rule, load_rule, rule_names
+
+    texts = {one.rule: one.source for one in ledger.proposals()}
+
+    def find(name: str) -> Rule:
+        return load_rule(texts[name], name, find) if name in texts else get_rule(name)
+
+    rules = {}
+    for name in dict.fromkeys(run.rule for run in runs):
+        if name in texts or name in rule_names():
+            with suppress(UserError):  # a rule that no longer loads was trained all the same
+                rules[name] = find(name)
+    return rule_costs(runs, rules, read_decoding(ledger.path.parent))
 
 
 def _order(row: ScoreRow, ranks: bool | None) -> tuple[Any, ...]:
@@ -134,8 +158,8 @@ def _show(found: Sequence[_Preset], select: str, csv: str | None, as_json: bool)
     if csv is not None:
         from archer.ledger.records import TASKS
 
-        header = ("preset", "rule", "rule_hash", "select", *TASKS, "Mean", "seeds", "missing")
-        write_csv(csv, header, [_csv_row(part.name, row, select) for part in found for row in part.rows])
+        header = ("preset", "rule", "rule_hash", "select", *TASKS, "Mean", "seeds", "missing", *COSTS)
+        write_csv(csv, header, [_csv_row(part, row, select) for part in found for row in part.rows])
     elif as_json:
         print_json([_values(part, select) for part in found])
     else:
@@ -144,8 +168,14 @@ def _show(found: Sequence[_Preset], select: str, csv: str | None, as_json: bool)
             console.print(*([""] if number else []), _table(part, select, console), sep="\n")
 
 
-def _csv_row(preset: str, row: ScoreRow, select: str) -> list[Any]:
-    return [preset, row.rule, row.rule_hash, select, *row.scores.values(), row.mean, row.seeds, _missing(row)]
+COSTS = ("parameters", "state_per_head", "heads", "operations_per_token")
+"""Columns of the CSV for what a rule costs; the speeds belong to machines and stand in --json."""
+
+
+def _csv_row(part: _Preset, row: ScoreRow, select: str) -> list[Any]:
+    scores = [*row.scores.values(), row.mean, row.seeds, _missing(row)]
+    costs = [getattr(part.costs.get(row.rule), name, None) for name in COSTS]
+    return [part.name, row.rule, row.rule_hash, select, *scores, *costs]
 
 
 def _missing(row: ScoreRow) -> str:
@@ -153,6 +183,8 @@ def _missing(row: ScoreRow) -> str:
 
 
 def _values(part: _Preset, select: str) -> dict[str, Any]:
+    from archer.report.costs import as_values
+
     rows = [
         {
             "rule": row.rule,
@@ -162,6 +194,7 @@ def _values(part: _Preset, select: str) -> dict[str, Any]:
             "seeds": row.seeds,
             "missing": {task: str(missing) for task, missing in row.missing.items()},
             "as_parent": part.stood_in.get(row.rule, ()),
+            "cost": as_values(part.costs[row.rule]) if row.rule in part.costs else None,
         }
         for row in part.rows
     ]
@@ -188,10 +221,16 @@ def _table(part: _Preset, select: str, console: Console) -> RenderableType:
         grid.add_section()
         floors = [_floor_text(part, task) for task in TASKS]
         grid.add_row("noise, 1 seed", *floors, "", "", style="dim")
+    from archer.report.language import catalogue
+    from archer.report.terminal import cost_grid
+    from archer.report.wording import Wording
+
     body: list[RenderableType] = [titled(f"{part.name}: {SELECT[select][0]}", grid, *_notes(part, select))]
     if part.ranks is False:
         warning = f"! {part.name} ranks nothing: its runs are too short and too few to tell rules apart."
         body.insert(0, Text(warning, style="bold yellow"))
+    costs = {row.rule: part.costs[row.rule] for row in part.rows if row.rule in part.costs}
+    body += [Text(""), cost_grid(costs, console.width, Wording(catalogue("en")))] if costs else []
     from rich.console import Group
 
     return Group(*body)

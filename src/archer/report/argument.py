@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from archer.ledger.history import HistoryTable
 from archer.ledger.records import TASKS, VerdictRecord
-from archer.report import charts, numbers
+from archer.report import numbers
+from archer.report.cost_section import cost_blocks
 from archer.report.facts import Facts, RuleFacts, declarations, lineage, slot_in_effect
 from archer.report.observe import Change, Trial, short_name, trials, without_repeats
 from archer.report.tree import (
@@ -17,10 +18,8 @@ from archer.report.tree import (
     Cell,
     Code,
     Difference,
-    Figure,
     Inline,
     Lineage,
-    Panel,
     Paragraph,
     Quote,
     Row,
@@ -29,7 +28,7 @@ from archer.report.tree import (
     code,
     quoted,
 )
-from archer.report.wording import MEAN, Wording, lines_of, name_cell, simple_table, text_cell
+from archer.report.wording import MEAN, Wording, lines_of, name_cell, text_cell
 
 
 def past_trials(facts: Facts) -> tuple[Trial, ...]:
@@ -123,17 +122,23 @@ def _past_cells(verdict: VerdictRecord, words: Wording) -> tuple[Cell, ...]:
     known = [line for line in comparison.tasks if line.difference is not None]
     best = max(known, key=lambda line: line.difference or 0.0, default=None)
     worst = min(known, key=lambda line: line.difference or 0.0, default=None)
-    tally = {
-        word: sum(line.word == word for line in comparison.tasks) for word in ("better", "worse", "same")
-    }
     return (
         name_cell(verdict.rule),
         name_cell(verdict.parent),
         text_cell(verdict.preset),
         text_cell(f"{best.task} {words.difference(best)}" if best else words.absent),
         text_cell(f"{worst.task} {words.difference(worst)}" if worst else words.absent),
-        text_cell(words.text("observations.tally", **tally, undecided=6 - sum(tally.values()))),
+        text_cell(_tally(verdict, words)),
     )
+
+
+def _tally(verdict: VerdictRecord, words: Wording) -> str:
+    """How many tasks have which word; no words where the preset ranks nothing."""
+    if not verdict.ranks:
+        return words.text("word.not_judged")
+    found = [line.word for line in verdict.against_reference.tasks]
+    counted = {word: found.count(word) for word in ("better", "worse", "same", "undecided")}
+    return words.text("observations.tally", **counted)
 
 
 def fault_section(facts: Facts, words: Wording) -> Section:
@@ -217,8 +222,8 @@ def expectation_section(facts: Facts, words: Wording) -> Section:
 
 
 def _known_scores(facts: Facts, words: Wording) -> tuple[dict[str, float], Inline]:
-    """The reference's scores: as measured in this cycle where they were, else from the first table."""
-    measured = facts.measured().get(facts.reference)
+    """The reference's scores: as measured in this cycle where that may rank, else from the first table."""
+    measured = facts.measured().get(facts.reference) if facts.may_rank else None
     if measured and any(value is not None for value in measured.values()):
         return {task: value for task, value in measured.items() if value is not None}, words.inline(
             "source.measured"
@@ -270,7 +275,7 @@ def _lesson(trial: Trial, change: Change, words: Wording) -> Inline:
 
 
 def _ledger_lessons(facts: Facts, words: Wording, word: str) -> Iterator[Inline]:
-    for verdict in facts.past:
+    for verdict in (verdict for verdict in facts.past if verdict.ranks):
         tasks = [line.task for line in verdict.against_reference.tasks if line.word == word]
         if tasks:
             yield words.inline(
@@ -304,11 +309,10 @@ def _base_slots(facts: Facts) -> set[str]:
 
 
 def implementation_section(facts: Facts, words: Wording) -> Section:
-    """The change as a difference of effective code, what stays the same, what it costs, its lineage."""
+    """The change as a difference of effective code, what stays the same, its lineage."""
     proposal = facts.proposal
     if proposal is None:
-        costs = tuple(_costs(facts, words))
-        return Section(words.text("heading.cost"), "cost", costs or (_none("cost.none", words),))
+        return Section(words.text("heading.implementation"), "implementation", ())
     rule = facts.rules.get(proposal.rule, RuleFacts(proposal.rule, proposal.parent, source=proposal.source))
     rules = {**facts.rules, proposal.rule: rule}
     slots = proposal.slots or rule.slots
@@ -322,7 +326,6 @@ def implementation_section(facts: Facts, words: Wording) -> Section:
             words.inline("implementation.difference", parent=code(proposal.parent), rule=code(proposal.rule)),
         ),
         Bullets(tuple(_unchanged(facts, words))),
-        *_costs(facts, words),
         *_checks(facts, words),
         Code(
             proposal.source.rstrip("\n"),
@@ -331,6 +334,12 @@ def implementation_section(facts: Facts, words: Wording) -> Section:
         ),
     ]
     return Section(words.text("heading.implementation"), "implementation", tuple(blocks))
+
+
+def cost_section(facts: Facts, words: Wording) -> Section:
+    """What every rule costs beside what it scores, and what a gain was bought with."""
+    blocks = tuple(cost_blocks(facts, words))
+    return Section(words.text("heading.cost"), "cost", blocks or (_none("cost.none", words),))
 
 
 def effective_difference(
@@ -366,57 +375,6 @@ def _unchanged(facts: Facts, words: Wording) -> Iterator[Inline]:
             yield words.inline("implementation.causal")
     if facts.proposal and "step" not in facts.proposal.slots:
         yield words.inline("implementation.order")
-
-
-def _costs(facts: Facts, words: Wording) -> Iterator[Block]:
-    """Parameters and measured seconds beside the mean score, one line per rule."""
-    measured = facts.measured()
-    rows = []
-    for rule in dict.fromkeys([*measured, *(run.rule for run in facts.runs)]):
-        runs = [run for run in facts.runs if run.rule == rule]
-        finished = [run for run in runs if run.status == "finished"]
-        if not finished:
-            continue
-        sizes = sorted({run.parameters for run in finished})
-        size = numbers.count(sizes[0]) + (f" – {numbers.count(sizes[-1])}" if len(sizes) > 1 else "")
-        seconds = sum(run.wall_seconds for run in finished)
-        mean = words.score(measured.get(rule, {}).get(MEAN))
-        carried = ", ".join(facts.rules[rule].carries) if rule in facts.rules else ""
-        rows.append((rule, mean, size, f"{seconds:.1f}", carried or words.text("number.none")))
-    if rows:
-        names = ("rule", "mean_score", "parameters", "seconds", "carries")
-        columns = [words.text(f"column.{name}") for name in names]
-        table = simple_table(words.inline("cost.table"), columns, rows, (1, 2, 3))
-        yield Table(table.caption, table.columns, tuple(_coded(row) for row in table.rows), table.numeric)
-    yield from _cost_figure(facts, words)
-    if facts.proposal and facts.proposal.cost:
-        said = ", ".join(f"{name} {value:g}" for name, value in facts.proposal.cost.items())
-        yield Paragraph(words.inline("cost.expected", said=quoted(said)))
-
-
-def _cost_figure(facts: Facts, words: Wording) -> Iterator[Block]:
-    """Mean score over parameters, for rules that have both; nothing where there is nothing to weigh."""
-    points: dict[str, tuple[int, float]] = {}
-    measured = facts.measured()
-    for rule in facts.in_order(measured):
-        scores = measured[rule]
-        sizes = [run.parameters for run in facts.runs if run.rule == rule and run.status == "finished"]
-        mean = scores.get(MEAN)
-        if sizes and mean is not None:
-            points[rule] = (max(sizes), mean)
-    if len(points) < 2:
-        return
-    spoken = words.text("join.semicolon").join(
-        words.text("figure.cost_spoken", rule=rule, parameters=numbers.count(size), score=words.score(score))
-        for rule, (size, score) in points.items()
-    )
-    titles = (words.text("figure.parameters_axis"), words.text("figure.mean_axis"))
-    spec = charts.cost_chart(points, titles)
-    yield Figure("figure-cost", words.inline("figure.cost"), (Panel(spec, spoken),))
-
-
-def _coded(row: Row) -> Row:
-    return Row((name_cell(row.cells[0].text[0].text), *row.cells[1:]))
 
 
 def _checks(facts: Facts, words: Wording) -> Iterator[Block]:
@@ -463,7 +421,7 @@ def _next_steps(facts: Facts, words: Wording) -> Iterator[Inline]:
         yield words.inline(
             "next.rank", rule=code(rule), command=code(f"archer bench {rule} --preset baseline")
         )
-    for comparison in facts.all_comparisons():
+    for comparison in facts.all_comparisons() if facts.may_rank else ():
         if comparison.baseline != facts.reference:
             continue
         open_tasks = [

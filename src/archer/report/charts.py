@@ -7,7 +7,7 @@ by side. Each colour also has a shape or a label of its own: nothing is told by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,35 +230,112 @@ def _row_axis(width: int) -> dict[str, Any]:
     return {"ticks": False, "domain": False, "minExtent": width, "maxExtent": width, "labelLimit": width}
 
 
-def cost_chart(points: Mapping[str, tuple[int, float]], titles: tuple[str, str]) -> Mapping[str, Any]:
-    """Mean score over parameters, a point and a name per rule. points: rule to (parameters, mean score)."""
-    low = min(parameters for parameters, _ in points.values())
-    high = max(parameters for parameters, _ in points.values())
+@dataclass(frozen=True)
+class CostPoint:
+    """A rule's mean score with its interval, and what it costs. pen: which colour is its own."""
+
+    rule: str
+    score: float
+    low: float | None
+    high: float | None
+    parameters: int | None
+    operations: float | None
+    pen: int
+
+    def of_parameters(self) -> float | None:
+        """Its place on the axis of parameters."""
+        return self.parameters
+
+    def of_operations(self) -> float | None:
+        """Its place on the axis of operations per token."""
+        return self.operations
+
+
+def cost_chart(
+    points: Sequence[CostPoint],
+    cost: Callable[[CostPoint], float | None],
+    titles: tuple[str, str],
+    front: bool,
+) -> Mapping[str, Any]:
+    """Mean score over a cost: a point, an interval and a name per rule.
+
+    front: join the rules that no other rule beats in both, by their middle scores.
+    """
+    placed = [(point, cost(point) or 0.0) for point in points]
+    low, high = min(value for _, value in placed), max(value for _, value in placed)
+    heights = _label_heights(placed)
     values = [
-        {"parameters": size, "score": score, "label": shortened(rule), **_pen(index)}
-        for index, (rule, (size, score)) in enumerate(points.items())
-    ]
-    room = max(0.35 * (high - low), 0.05 * high)
+        {
+            "cost": value, "score": point.score, "low": point.low, "high": point.high, "label_at": height,
+            "label": shortened(point.rule), "words": point.rule, **_pen(point.pen),
+        }
+        for (point, value), height in zip(placed, heights, strict=True)
+    ]  # fmt: skip
+    room = max(0.08 * (high - low), 0.02 * high)
+    names = max(len(shortened(point.rule)) for point in points) * LETTER / (WIDTH - 60)
+    wide = (high - low + 2 * room) / max(0.3, 1 - names)
     x_axis = {"title": titles[0], "tickCount": 4, "format": "~s", "grid": False}
-    x = {"field": "parameters", "type": "quantitative", "axis": x_axis}
+    scale = {"domain": [low - room, low - room + wide], "nice": False}
+    x = {"field": "cost", "type": "quantitative", "axis": x_axis, "scale": scale}
     y_axis = {"title": titles[1], "tickCount": 5, "format": ".2f"}
-    y = {"field": "score", "type": "quantitative", "axis": y_axis, "scale": {"zero": False, "padding": 18}}
-    place = {"x": {**x, "scale": {"domain": [low - room, high + room], "nice": False}}, "y": y}
+    y = {"type": "quantitative", "axis": y_axis, "scale": {"zero": False, "padding": 14}}
     colour = {"field": "colour", "type": "nominal", "scale": None}
-    return _chart(
-        values,
-        190,
-        [
-            {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
-                "encoding": {**place, "color": colour},
+    layers: list[dict[str, Any]] = [
+        {
+            "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
+            "mark": {"type": "rule", "strokeWidth": 2, "strokeCap": "round"},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+        },
+        {
+            "mark": {**DOT, "size": 80},
+            "encoding": {
+                "x": x,
+                "y": {**y, "field": "score"},
+                "color": colour,
+                "description": {"field": "words"},
             },
-            {
-                "mark": {"type": "text", "dy": -11},
-                "encoding": {**place, "text": {"field": "label"}, "color": colour},
+        },
+        {
+            "mark": {"type": "text", "align": "left", "dx": 8},
+            "encoding": {
+                "x": x,
+                "y": {**y, "field": "label_at"},
+                "text": {"field": "label"},
+                "color": colour,
             },
-        ],
-    )
+        },
+    ]
+    if front:
+        layers.insert(0, _front_layer(placed, x, y))
+    return _chart(values, 190, layers)
+
+
+def _label_heights(placed: Sequence[tuple[CostPoint, float]]) -> list[float]:
+    """Names at their points' heights, moved apart where they would overlap."""
+    scores = [point.score for point, _ in placed]
+    ends = [end for point, _ in placed for end in (point.low, point.high) if end is not None]
+    span = max([*scores, *ends]) - min([*scores, *ends]) or 0.1
+    return spread(scores, gap=0.085 * span, low=min(scores) - span, high=max(scores) + span)
+
+
+def pareto_front(placed: Sequence[tuple[CostPoint, float]]) -> list[tuple[CostPoint, float]]:
+    """The points that no other beats: none is as cheap and scores more; by cost, the cheapest first."""
+    front: list[tuple[CostPoint, float]] = []
+    for point, value in sorted(placed, key=lambda one: (one[1], -one[0].score)):
+        if not front or point.score > front[-1][0].score:
+            front.append((point, value))
+    return front
+
+
+def _front_layer(
+    placed: Sequence[tuple[CostPoint, float]], x: Mapping[str, Any], y: Mapping[str, Any]
+) -> dict[str, Any]:
+    values = [{"cost": value, "score": point.score} for point, value in pareto_front(placed)]
+    return {
+        "data": {"values": values},
+        "mark": {"type": "line", "interpolate": "step-after", "color": "var(--muted)", "strokeDash": [2, 3]},
+        "encoding": {"x": x, "y": {**y, "field": "score"}},
+    }
 
 
 def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[Any]) -> Mapping[str, Any]:
@@ -285,7 +362,7 @@ def _difference_value(line: TaskComparison, words: Mapping[str, str]) -> dict[st
     from archer.report.numbers import interval, signed
 
     missing = line.difference is None
-    label = words["missing"] if missing else f"{signed(line.difference, '')} {words[line.word]}"
+    label = words["missing"] if missing else f"{signed(line.difference, '')} {words[line.word]}".rstrip()
     return {
         "task": line.task,
         "difference": line.difference,

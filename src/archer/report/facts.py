@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from archer.ledger.history import HistoryTable
@@ -20,6 +20,7 @@ from archer.ledger.records import (
     VerdictRecord,
     VerificationRecord,
 )
+from archer.report.costs import RuleCost, Surplus, read_decoding, rule_costs, surpluses
 
 if TYPE_CHECKING:
     from archer.ledger.store import Ledger
@@ -55,6 +56,7 @@ class Facts:
     note may speak of, by name; all registered ones, if what was not tried is to be complete. comparisons:
     those beside the verdict's two. aliases: a history table's model to a rule's name. past: earlier
     verdicts. chance: the score of guessing by task, where known. files: what was written, beside the report.
+    costs: of each trained rule. surpluses: rules with more parameters than those they are compared with.
     """
 
     cycle: CycleRecord
@@ -73,6 +75,8 @@ class Facts:
     base: str = "delta_net"
     reference: str = "gated_delta_net"
     ranks: bool = False
+    costs: Mapping[str, RuleCost] = field(default_factory=dict)
+    surpluses: tuple[Surplus, ...] = ()
 
     @property
     def candidate(self) -> str | None:
@@ -220,15 +224,15 @@ def gather(
     """
     from archer.rules import resolve_history_name
 
-    tables = tuple(history)
-    known = {rule.name: rule_facts(rule) for rule in rules}
+    tables, loaded = tuple(history), {rule.name: rule for rule in rules}
+    known = {name: rule_facts(rule) for name, rule in loaded.items()}
     proposal = next(iter(ledger.proposals(id=cycle.proposal)), None) if cycle.proposal else None
     if proposal is not None and proposal.rule not in known:
         known[proposal.rule] = _from_text(proposal)
     verdicts = ledger.verdicts()
     models = {row.model for table in tables for row in table.rows}
     resolved = {model: resolve_history_name(model) for model in models}
-    return Facts(
+    facts = Facts(
         cycle=cycle,
         proposal=proposal,
         verification=_last(ledger.verifications(rule=proposal.rule)) if proposal else None,
@@ -242,6 +246,31 @@ def gather(
         noise_floor=noise_floor or {},
         files=tuple(files),
         ranks=ranks,
+    )
+    return _with_costs(facts, ledger, loaded)
+
+
+def _with_costs(facts: Facts, ledger: Ledger, rules: Mapping[str, Rule]) -> Facts:
+    """The same facts, with what the trained rules cost."""
+    runs = (*facts.runs, *stand_ins(facts))
+    return replace(
+        facts,
+        costs=rule_costs(facts.runs, rules, read_decoding(ledger.path.parent)),
+        surpluses=surpluses(facts.all_comparisons(), runs, lambda name: ledger.runs(preset=name), rules),
+    )
+
+
+def stand_ins(facts: Facts) -> tuple[RunRecord, ...]:
+    """The parent's runs in the candidate's name, in the settings in which it was found to be its parent."""
+    found, proposal = facts.verification, facts.proposal
+    if found is None or proposal is None:
+        return ()
+    same = set(found.measured or ()) - set(found.reach or ())
+    own = {run.setting for run in facts.runs if run.rule == proposal.rule}
+    return tuple(
+        replace(run, rule=proposal.rule, rule_hash=found.rule_hash, key=f"{run.key}=")
+        for run in facts.runs
+        if run.rule == proposal.parent and run.setting in same - own
     )
 
 

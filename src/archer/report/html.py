@@ -116,7 +116,7 @@ def _span(span: Span) -> str:
     text = escape(span.text)
     match span.kind:
         case "code":
-            return f"<code>{text}</code>" if text else ""
+            return f"<code>{_breakable(span.text)}</code>" if text else ""
         case "strong":
             return f"<strong>{text}</strong>"
         case "link":
@@ -126,6 +126,11 @@ def _span(span: Span) -> str:
             return text
 
 
+def _breakable(name: str) -> str:
+    """A name that a narrow column may break after its underscores."""
+    return escape(name).replace("_", "_<wbr>")
+
+
 def _quote(quote: Quote, note: Note) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in quote.text.splitlines() if line.strip())
     source = escape(note.labels["quote"].format(by=quote.by))
@@ -133,7 +138,7 @@ def _quote(quote: Quote, note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    heads = "".join(f'<th scope="col">{_breakable(column)}</th>' for column in table.columns)
     rows = "\n".join(_row(row) for row in table.rows)
     caption = inline(table.caption)
     shown = f"<caption><span>{caption}</span></caption>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from archer.judge.cells import Cells
 from archer.ledger.records import TASKS, Comparison, PredictionScore, RunRecord, TaskComparison
@@ -61,12 +62,14 @@ def _verdict_sentences(facts: Facts, words: Wording) -> Iterator[Block]:
         if facts.cycle.message:
             yield Paragraph(quoted(facts.cycle.message))
     for comparison in facts.all_comparisons():
-        yield Paragraph(summary_sentence(comparison, words))
+        yield Paragraph(summary_sentence(comparison, words, facts.may_rank))
 
 
-def summary_sentence(comparison: Comparison, words: Wording) -> Inline:
-    """One rule against another, in one sentence per word of the verdict."""
+def summary_sentence(comparison: Comparison, words: Wording, judged: bool = True) -> Inline:
+    """One rule against another, in one sentence per word of the verdict; without the words if not judged."""
     pair = {"rule": code(comparison.candidate), "baseline": code(comparison.baseline)}
+    if not judged:
+        return words.inline("lead.not_judged", difference=words.difference(comparison.mean), **pair)
     spans = [*words.inline("lead.against", **pair)]
     by_word = {word: [line.task for line in comparison.tasks if line.word == word] for word in _WORDS}
     phrases = [
@@ -95,9 +98,10 @@ def _measured_table(facts: Facts, words: Wording) -> Iterator[Block]:
     measured = facts.measured()
     if not measured:
         return
-    against = measured.get(facts.reference, {})
+    against = measured.get(facts.reference, {}) if facts.may_rank else {}
     rows = tuple(_heat_row(rule, scores, against, words, facts) for rule, scores in measured.items())
-    caption = words.inline("scores.measured", preset=facts.cycle.preset, reference=code(facts.reference))
+    key = "scores.measured" if facts.may_rank else "scores.not_judged"
+    caption = words.inline(key, preset=facts.cycle.preset, reference=code(facts.reference))
     yield Table(caption, _score_columns(words), rows, tuple(range(1, 8)), compact=True)
 
 
@@ -162,22 +166,25 @@ def verdict_section(facts: Facts, words: Wording) -> Section:
     comparisons = facts.all_comparisons()
     blocks: list[Block] = []
     if comparisons:
-        blocks.append(_difference_figure(comparisons, words))
-    blocks += [_difference_table(comparison, facts, words) for comparison in comparisons]
+        blocks.append(_difference_figure(comparisons, words, facts.may_rank))
+    blocks += [difference_table(comparison, facts, words) for comparison in comparisons]
     if comparisons:
-        blocks.append(Paragraph(words.inline("verdict.how_to_read"), "muted"))
+        key = "verdict.how_to_read" if facts.may_rank else "verdict.not_judged"
+        blocks.append(Paragraph(words.inline(key), "muted"))
     return Section(words.text("heading.verdict"), "verdict", tuple(blocks) or (_nothing(words),))
 
 
-def _difference_figure(comparisons: Sequence[Comparison], words: Wording) -> Figure:
+def _difference_figure(comparisons: Sequence[Comparison], words: Wording, judged: bool) -> Figure:
     panels = []
-    chart_words = {word: words.text(f"word.{word}") for word in _WORDS} | {"missing": words.absent}
+    chart_words = {word: words.text(f"word.{word}") if judged else "" for word in _WORDS}
+    chart_words["missing"] = words.absent
     for comparison in comparisons:
         lines = lines_of(comparison)
-        shown = [_renamed(line, words) for line in lines]
+        shown = [_renamed(line, words, judged) for line in lines]
         title = words.text("figure.minus", rule=comparison.candidate, baseline=comparison.baseline)
         spoken = words.text("join.semicolon").join(
-            f"{words.task(line.task)}: {words.difference(line)} {words.text(f'word.{line.word}')}"
+            f"{words.task(line.task)}: {words.difference(line)} "
+            f"{words.text(f'word.{line.word}' if judged else 'word.not_judged')}"
             for line in lines
         )
         spec = charts.difference_chart(shown, chart_words, words.text("figure.difference_axis"))
@@ -185,13 +192,13 @@ def _difference_figure(comparisons: Sequence[Comparison], words: Wording) -> Fig
     return Figure("figure-differences", words.inline("figure.differences"), tuple(panels))
 
 
-def _renamed(line: TaskComparison, words: Wording) -> TaskComparison:
-    from dataclasses import replace
+def _renamed(line: TaskComparison, words: Wording, judged: bool) -> TaskComparison:
+    """The line under its task's name; where nothing is judged, drawn without a verdict's colour or shape."""
+    return replace(line, task=words.task(line.task), word=line.word if judged else "same")
 
-    return replace(line, task=words.task(line.task))
 
-
-def _difference_table(comparison: Comparison, facts: Facts, words: Wording) -> Table:
+def difference_table(comparison: Comparison, facts: Facts, words: Wording) -> Table:
+    """Six tasks and the mean: difference, word, p-value, both scores, and what they rest on."""
     rows = tuple(_difference_row(comparison, line, facts, words) for line in lines_of(comparison))
     columns = [
         words.text("column.task"),
@@ -212,13 +219,14 @@ def _difference_table(comparison: Comparison, facts: Facts, words: Wording) -> T
 
 
 def _difference_row(comparison: Comparison, line: TaskComparison, facts: Facts, words: Wording) -> Row:
-    probability = numbers.probability(line.p_adjusted, words.text("number.none"))
+    none = words.text("number.none")
+    probability = numbers.probability(line.p_adjusted, none) if facts.may_rank else none
     notes = _line_notes(comparison, line, facts, words)
     return Row(
         (
             text_cell(words.task(line.task)),
             text_cell(words.difference(line), "plain" if line.difference is not None else "missing"),
-            words.word_cell(line),
+            words.word_cell(line) if facts.may_rank else text_cell(words.text("word.not_judged"), "muted"),
             text_cell(probability),
             score_cell(words, line.candidate),
             score_cell(words, line.baseline),
@@ -233,7 +241,7 @@ def _line_notes(comparison: Comparison, line: TaskComparison, facts: Facts, word
     parts: list[Inline] = [plain(words.text("note.basis", settings=line.settings, seeds=line.seeds))]
     if line.exact_settings:
         parts.append(plain(words.text("note.exact", exact=line.exact_settings, settings=line.settings)))
-    if line.more_seeds:
+    if line.more_seeds and facts.may_rank:
         parts.append(plain(words.catalogue.count("note.more_seeds", line.more_seeds)))
     for rule in (comparison.candidate, comparison.baseline):
         found = unfinished(facts.runs, rule, line.task)

@@ -37,6 +37,7 @@ def _sections(facts: Facts, words: Wording) -> tuple[Section, ...]:
         measured.verdict_section(facts, words),
         measured.scores_section(facts, words),
         measured.noise_section(facts, words),
+        argument.cost_section(facts, words),
         argument.observations_section(facts, words),
         argument.fault_section(facts, words),
         argument.reasoning_section(facts, words),

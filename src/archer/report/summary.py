@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from archer.ledger.records import (
     TASKS,
-    Comparison,
     CycleRecord,
     PredictionScore,
     ProposalRecord,
@@ -205,13 +204,15 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
         text_cell(cycle.preset),
         text_cell(words.text(f"state.{cycle.state}"), tone),
         text_cell(words.difference(comparison.mean) if comparison else none),
-        text_cell(_decided(comparison, "better", words)),
-        text_cell(_decided(comparison, "worse", words)),
+        text_cell(_decided(verdict, "better", words)),
+        text_cell(_decided(verdict, "worse", words)),
     )
 
 
-def _decided(comparison: Comparison | None, word: str, words: Wording) -> str:
-    tasks = [line.task for line in comparison.tasks if line.word == word] if comparison else []
+def _decided(verdict: VerdictRecord | None, word: str, words: Wording) -> str:
+    if verdict is not None and not verdict.ranks:
+        return words.text("word.not_judged")
+    tasks = [line.task for line in verdict.against_reference.tasks if line.word == word] if verdict else []
     return words.tasks(tasks) or words.text("number.none")
 
 
@@ -220,7 +221,7 @@ def _slot_counts(campaign: Campaign) -> dict[str, tuple[int, int, int]]:
     found: dict[str, tuple[int, int, int]] = {}
     for proposal in campaign.proposals:
         verdict = campaign.verdict(proposal.id)
-        if verdict is None:
+        if verdict is None or not verdict.ranks:
             continue
         words = [line.word for line in verdict.against_parent.tasks]
         for slot in proposal.slots:
@@ -246,7 +247,7 @@ def _learned_section(campaign: Campaign, words: Wording) -> Section:
 
 
 def _learned(campaign: Campaign, words: Wording) -> Iterator[Inline]:
-    for verdict in campaign.last_verdicts():
+    for verdict in (verdict for verdict in campaign.last_verdicts() if verdict.ranks):
         pair = {"rule": code(verdict.rule), "parent": code(verdict.parent)}
         for word, key in (("better", "summary.learned_gain"), ("worse", "summary.learned_loss")):
             tasks = [line for line in verdict.against_parent.tasks if line.word == word]

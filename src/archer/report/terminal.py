@@ -6,7 +6,7 @@ It fits 80 columns; from WIDE columns on an interval stands on one line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -18,6 +18,8 @@ from rich.text import Text
 
 from archer.ledger.records import TASKS, Comparison, TaskComparison
 from archer.report import numbers
+from archer.report.cost_section import COLUMNS, cost_cells, machines
+from archer.report.costs import RuleCost
 from archer.report.facts import Facts
 from archer.report.language import catalogue
 from archer.report.measured import summary_sentence
@@ -55,6 +57,8 @@ class _FinalTable:
             *self._warning(),
             self._table(options.max_width >= WIDE, options.max_width >= ROOMY),
             *self._notes(options.max_width),
+            *self._costs(options.max_width),
+            *self._paths(),
         )
 
     def _warning(self) -> list[RenderableType]:
@@ -114,6 +118,8 @@ class _FinalTable:
         return [counts(self.words, {status: number}) for status, number in found.items()]
 
     def _difference(self, line: TaskComparison, wide: bool) -> Text:
+        if line.difference is None and not self.facts.may_rank:
+            return Text(self.words.text("number.none"), style="dim")
         if line.difference is None:
             return Text(f"{MARKS[line.word]} {self.words.text('number.none')}", style=STYLES[line.word])
         mark, style = (f"{MARKS[line.word]} ", STYLES[line.word]) if self.facts.may_rank else ("", "dim")
@@ -128,6 +134,9 @@ class _FinalTable:
         if self.facts.may_rank:
             lines += [Text(self.words.text("terminal.legend"), style="dim"), Text("")]
             lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
+        elif self.facts.all_comparisons():
+            legend = self.words.text("terminal.not_judged", reference=self.facts.reference)
+            lines.append(Text(legend, style="dim"))
         if self.facts.floors:
             none = self.words.text("number.unknown")
             known = [f"{task} {numbers.score(self.facts.floors.get(task), none)}" for task in TASKS]
@@ -136,10 +145,15 @@ class _FinalTable:
         lost = self._lost()
         if lost:
             lines.append(Text(f"{self.words.text('terminal.lost')}: {lost}", style="yellow"))
-        lines += [
-            Text(f"{self.words.text('terminal.report')}: {path}", overflow="fold") for path in self.paths
-        ]
         return list(lines)
+
+    def _costs(self, width: int) -> list[RenderableType]:
+        costs = {rule: self.facts.costs[rule] for rule in self.facts.measured() if rule in self.facts.costs}
+        return [Text(""), cost_grid(costs, width, self.words), Text("")] if costs else []
+
+    def _paths(self) -> list[RenderableType]:
+        label = self.words.text("terminal.report")
+        return [Text(f"{label}: {path}", overflow="fold") for path in self.paths]
 
     def _lost(self) -> str:
         parts = []
@@ -148,6 +162,27 @@ class _FinalTable:
             if found:
                 parts.append(f"{rule} ({counts(self.words, found)})")
         return self.words.text("join.comma").join(parts)
+
+
+def cost_grid(costs: Mapping[str, RuleCost], width: int, words: Wording) -> RenderableType:
+    """What rules cost, a line each, and where the speeds were measured; for commands that show scores."""
+    title = words.text("terminal.cost")
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 2 if width >= ROOMY else 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    grid.add_column(words.text("column.rule"), no_wrap=True)
+    for name in COLUMNS:
+        grid.add_column(words.text(f"terminal.{name}"), justify="right")
+    for rule, cost in costs.items():
+        grid.add_row(folded(rule, 24 if width >= ROOMY else NAME_WIDTH), *cost_cells(cost, words))
+    where = words.text("cost.machines", **machines(costs, words))
+    return Group(grid, Text(where, style="dim"))
 
 
 def folded(name: str, width: int = NAME_WIDTH) -> str:
