@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archer.ledger.records import TASKS
+from archer.ledger.records import TASKS, Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.research.answer import Complaint, read_answer
 from archer.research.exchange import (
     Address,
@@ -270,7 +270,7 @@ def test_numbers_and_words_may_stand_in_another_form(history_context):
 @pytest.mark.parametrize(
     "text",
     [
-        answer().replace("[0.5, 0.4, 0.6]", "[NaN, 0.4, 0.6]", 1),
+        answer().replace("[0.5, 0.4, 0.6]", "[0.4, NaN, 0.6]", 1),
         answer().replace("[0.5, 0.4, 0.6]", "[0.5, 0.4, Infinity]", 1),
         '{"code": ' + "[" * 20_000,
         '{"a": ' * 20_000,
@@ -514,10 +514,33 @@ def test_a_model_without_provider_is_refused(model, history_context):
         ModelResearcher(model, PydanticTransport(Address(model))).propose(history_context)
 
 
+def judged(number, name, gain):
+    mean = TaskComparison("Mean", 0.5, 0.5, gain, None, None, None, None, "undecided", 6, 1)
+    comparison = Comparison("r", "delta_net", "quick", (), mean, False)
+    proposal = ProposalRecord(f"p{number}", "r", "delta_net", (), "", "", (), name, "", cost={"dollars": 0.1})
+    verdict = VerdictRecord(
+        proposal.id,
+        "r",
+        "delta_net",
+        "gated_delta_net",
+        "quick",
+        comparison,
+        comparison,
+        (),
+        {},
+        "",
+        True,
+        "",
+    )
+    return proposal, verdict
+
+
 def test_a_model_that_never_answers_does_not_keep_its_turn(play, history_context):
     broken = play(*[error(500)] * 4, fallback=StructuredResearcher())
     failed = broken.propose(history_context)
-    context = replace(history_context, proposals=(failed,))
+    proposal, verdict = judged(1, "a:other", -0.1)
+    failures = [replace(failed, id=f"f{number}") for number in range(6)]
+    context = replace(history_context, proposals=(proposal, *failures), verdicts=(verdict,))
     assert choose_model(context, ["openai:scripted", "a:other"]) == "a:other"
 
 
@@ -542,30 +565,6 @@ def test_a_strange_retry_after_is_not_obeyed(play, history_context, asked_for):
 
 
 def test_the_model_that_was_worth_more_is_chosen(history_context):
-    from archer.ledger.records import Comparison, ProposalRecord, TaskComparison, VerdictRecord
-
-    def judged(number, name, gain):
-        mean = TaskComparison("Mean", 0.5, 0.5, gain, None, None, None, None, "undecided", 6, 1)
-        comparison = Comparison("r", "delta_net", "quick", (), mean, False)
-        proposal = ProposalRecord(
-            f"p{number}", "r", "delta_net", (), "", "", (), name, "", cost={"dollars": 0.1}
-        )
-        verdict = VerdictRecord(
-            proposal.id,
-            "r",
-            "delta_net",
-            "gated_delta_net",
-            "quick",
-            comparison,
-            comparison,
-            (),
-            {},
-            "",
-            True,
-            "",
-        )
-        return proposal, verdict
-
     pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
     context = replace(
         history_context, proposals=tuple(p for p, _ in pairs), verdicts=tuple(v for _, v in pairs)
