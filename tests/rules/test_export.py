@@ -1,8 +1,10 @@
 """Exported files: alone in an empty process, against the chunk loop and the model's own layer."""
 
 import importlib.util
+import inspect
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,25 @@ def test_the_function_has_defaults_for_what_is_extra(rule):
     function(inputs.q, inputs.k, inputs.v, inputs.beta[..., 0], **flat)
     half = [x.bfloat16() for x in (inputs.q, inputs.k, inputs.v, inputs.beta[..., 0])]
     assert function(*half)[0].dtype == torch.bfloat16
+
+
+def test_the_function_stands_in_for_flas(rule):
+    """First arguments, their order and default, and for delta_net the results are those of fla's file."""
+    pytest.importorskip("triton", reason="flash-linear-attention needs triton: pip install triton")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing it warns where there is no GPU
+        reason = "flash-linear-attention is not installed: pip install 'archer-lab[fla]'"
+        theirs = pytest.importorskip("fla.ops.delta_rule.naive", reason=reason).delta_rule_chunkwise
+    ours = load_module(function_source(rule), rule.name).delta_rule_chunkwise
+    wanted = [(x.name, x.default) for x in inspect.signature(theirs).parameters.values()]
+    found = [(x.name, x.default) for x in inspect.signature(ours).parameters.values()]
+    assert found[: len(wanted)] == wanted
+    inputs = random_inputs(get_rule("delta_net"), length=64, dtype=torch.float32, value_width=8)
+    given = (inputs.q, inputs.k, inputs.v, inputs.beta[..., 0])
+    for x, expected in zip(ours(*given), theirs(*given), strict=True):
+        assert x.shape == expected.shape
+        if rule.name == "delta_net":
+            torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_default_of_a_number_is_its_first_value():

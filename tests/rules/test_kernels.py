@@ -1,0 +1,263 @@
+"""The Triton kernels against the plain forms: in Triton's interpreter, and on a GPU where there is one.
+
+The reference is the plain form in float64 on the same numbers, which no kernel takes. Compared are relative
+errors |found - wanted| / |wanted| of outputs, last state and every gradient. Every rule that is delta_net
+from `e = u - w S` on joins by existing; the tests go through `wy` and `chunk_loop`, so new kernels join too.
+The interpreter sees float32 alone: it multiplies bfloat16 numbers as if they were integers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from archer.rules import algebra, get_rule, rule_names
+from archer.rules.inputs import Inputs, random_inputs
+from archer.rules.loop import initial_state
+
+CHANGED_LOOPS = ("decay", "momentum", "error_gated")
+"""Rules that change retain or write: `wy` is a kernel for them, the loop is not."""
+RULES = (*(name for name in rule_names() if get_rule(name).plain_scan), *CHANGED_LOOPS)
+WITHOUT_KERNELS = ("kda",)
+"""Rules with an inverse and a loop of their own; all others must be seen to take a kernel."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    leading: tuple[int, ...]
+    length: int
+    key: int
+    value: int
+    chunk: int
+
+
+TINY = Sizes(leading=(1, 2), length=37, key=16, value=16, chunk=16)
+REAL = Sizes(leading=(3, 8, 4), length=200, key=32, value=32, chunk=32)
+WIDE = Sizes(leading=(8, 4), length=200, key=32, value=64, chunk=32)
+WY_SIZES = {"16": (16, 16, 16), "32": (32, 32, 32), "wide values": (32, 32, 64), "64": (64, 64, 64)}
+
+
+class Taken:
+    """Stands in for `kernels_for` and keeps the names of the kernels that were taken.
+
+    Nothing but the device is overlooked: the interpreter runs the kernels on the processor.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.decide = algebra.kernels_for
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        with patch.object(torch.Tensor, "is_cuda", True):
+            self.module = self.decide(*given, **named)
+        return None if self.module is None else self
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.module, name)
+
+
+@contextmanager
+def decided_by(choose: Callable[..., Any]) -> Iterator[None]:
+    """`kernels_for` is `choose` in every module that asks it."""
+    asking = [m for name, m in sys.modules.items() if name.startswith("archer.") and "kernels_for" in vars(m)]
+    with ExitStack() as stack:
+        for module in asking:
+            stack.enter_context(patch.object(module, "kernels_for", choose))
+        yield
+
+
+def plainly(*_: Any, **__: Any) -> None:
+    """`kernels_for` where there are none."""
+
+
+def relative(found: Tensor | None, wanted: Tensor | None) -> float:
+    """|found - wanted| / |wanted|; infinite where one is missing or not finite."""
+    if found is None or wanted is None:
+        present = wanted if found is None else found
+        return 0.0 if present is None or not present.any() else float("inf")
+    scale = wanted.double().norm().item() or 1.0
+    error = (found.double() - wanted.double()).norm().item() / scale
+    return error if error < float("inf") else float("inf")
+
+
+def normal(like: Tensor, seed: int) -> Tensor:
+    """Random numbers in the shape and on the device of another tensor, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+
+
+def gradients(outputs: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Of a random combination of the outputs, by the leaves."""
+    parts = [(x * normal(x, seed).to(x.dtype)).sum().double() for seed, x in enumerate(outputs.values())]
+    found = torch.autograd.grad(sum(parts), list(leaves.values()), allow_unused=True)  # type: ignore[arg-type]
+    return {f"gradient of {name}": x for name, x in zip(leaves, found, strict=True)}
+
+
+def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | None]:
+    """A rule's loop from a state that is not zero: outputs, last state and all gradients."""
+    leaves = {n: x.detach().requires_grad_() for n, x in inputs.tensors().items()}
+    fresh = replace(
+        inputs,
+        **{n: leaves[n] for n in ("q", "k", "v", "beta")},
+        features={n: leaves[n] for n in inputs.features},
+        parameters={n: leaves[n] for n in inputs.parameters},
+    )
+    state = initial_state(get_rule(name), inputs.q, inputs.v)
+    leaves["S"] = (0.1 * normal(state["S"], 7)).float().to(state["S"].dtype).requires_grad_()
+    state |= {"S": leaves["S"], "tokens": torch.zeros((), device=inputs.q.device)}
+    o, end = fresh.run(get_rule(name), state, chunk)
+    outputs = {"o": o, "last S": end["S"]}
+    return {**outputs, **gradients(outputs, leaves)}
+
+
+def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Relative errors of a rule's loop, {"kernels", "plain"} by name, and the kernels taken."""
+    inputs = random_inputs(
+        get_rule(name), leading=sizes.leading, length=sizes.length, key_width=sizes.key,
+        value_width=sizes.value, dtype=torch.float32, spread=0.5, device=device,
+    )  # fmt: skip
+    inputs = inputs.map(lambda x: x.to(dtype))
+    doubled = {n: x.double() for n, x in inputs.parameters.items()}
+    exact = replace(inputs.map(lambda x: x.double()), parameters=doubled)
+    return errors(lambda x: loop_results(name, x, sizes.chunk), inputs, exact)
+
+
+def wy_errors(
+    sizes: tuple[int, int, int], decay: bool, read: bool, dtype: torch.dtype, device: str, count: int = 3
+) -> dict[str, Any]:
+    """The same for `wy` alone, with and without decay and a read key of its own."""
+    chunk, key, value = sizes
+    shapes = {"k": key, "v": value, "beta": 1, "decay": chunk, "k_read": key}
+    given = {
+        n: normal(torch.empty(count, 2, chunk, d, device=device), i)
+        for i, (n, d) in enumerate(shapes.items())
+    }
+    given |= {n: torch.nn.functional.normalize(given[n], dim=-1) for n in ("k", "k_read")}
+    given |= {n: given[n].sigmoid() for n in ("beta", "decay")}
+    left_out = {n for n, wanted in (("decay", decay), ("k_read", read)) if not wanted}
+    given = {n: x.to(dtype) for n, x in given.items() if n not in left_out}
+
+    def results(x: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        leaves = {n: t.detach().requires_grad_() for n, t in x.items()}
+        outputs = algebra.wy(**leaves)
+        return {**outputs, **gradients(outputs, leaves)}
+
+    return errors(results, given, {n: x.double() for n, x in given.items()})
+
+
+def errors(results: Callable[[Any], dict[str, Tensor | None]], given: Any, exact: Any) -> dict[str, Any]:
+    """Of the kernels and of the plain form in the same precision, against the plain form in float64."""
+    algebra.enable_kernels()
+    taken = Taken()
+    with decided_by(taken):
+        found = results(given)
+    with decided_by(plainly):
+        plain, wanted = results(given), results(exact)
+    both = {"kernels": found, "plain": plain}
+    return {"taken": sorted(taken.names)} | {
+        form: {n: relative(x[n], wanted[n]) for n in wanted} for form, x in both.items()
+    }
+
+
+def too_large(case: dict[str, Any], bound: float) -> dict[str, float]:
+    """Kernel errors beyond the bound and beyond twice what the plain form's own rounding gives."""
+    return {n: x for n, x in case["kernels"].items() if not x <= max(bound, 2 * case["plain"][n])}
+
+
+def interpreted() -> dict[str, dict[str, Any]]:
+    """All cases in Triton's interpreter, tiny, in float32; memory that nobody writes to is NaN."""
+    make_the_interpreter_count()
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in RULES}
+    for decay, read in itertools.product((False, True), repeat=2):
+        case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
+        cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
+    return cases
+
+
+def make_the_interpreter_count() -> None:
+    """Triton 3.6 makes loop bounds of arrays with one element, which numpy 2.4 refuses: take the element."""
+    import triton.runtime.interpreter as interpreter
+
+    original = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, *given: Any) -> None:
+        original(tensor, *given)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
+def test_every_kernel_equals_its_plain_form_in_the_interpreter():
+    pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cases = json.loads(done.stdout.splitlines()[-1])
+    assert len(cases) == len(RULES) + 4
+    wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
+    assert not wrong
+    idle = {name for name, case in cases.items() if not case["taken"]}
+    assert idle == {f"rule {name}" for name in WITHOUT_KERNELS}
+
+
+def test_without_a_gpu_nothing_is_taken():
+    algebra.enable_kernels()
+    assert algebra.kernels_for(torch.zeros(2, 32, 32), 32, 32) is None
+
+
+@pytest.fixture
+def cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pytest.importorskip("triton", reason="the kernels need triton")
+    return "cuda"
+
+
+BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
+PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"])
+
+
+@pytest.mark.gpu
+@PRECISIONS
+@pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
+@pytest.mark.parametrize("name", RULES)
+def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
+    case = loop_errors(name, sizes, dtype, cuda)
+    assert not too_large(case, BOUNDS[dtype])
+    assert bool(case["taken"]) == (name not in WITHOUT_KERNELS)
+
+
+@pytest.mark.gpu
+@PRECISIONS
+@pytest.mark.parametrize("read", [False, True], ids=["own keys", "read keys"])
+@pytest.mark.parametrize("decay", [False, True], ids=["no decay", "decay"])
+@pytest.mark.parametrize("sizes", WY_SIZES.values(), ids=WY_SIZES)
+def test_on_a_gpu_wy_equals_its_plain_form(cuda, sizes, decay, read, dtype):
+    case = wy_errors(sizes, decay, read, dtype, cuda, count=50)
+    assert case["taken"]
+    assert not too_large(case, BOUNDS[dtype])
+
+
+if __name__ == "__main__":
+    print(json.dumps(interpreted()))
