@@ -1,16 +1,32 @@
-"""Times a fleet's training step, after checking it: milliseconds per optimiser step per run.
+"""Times a fleet's training step, after checking it, beside what the device can do at most.
 
-    python benchmarks/fleet.py [--rules delta_net,softmax] [--members 48] [--length 128] [--solo]
+    python benchmarks/fleet.py [--rules delta_net,softmax | all] [--members 48] [--lengths 128,1024] [--solo]
+    python benchmarks/fleet.py --rules all --json figures.jsonl --limit 540     # again, until all are there
+    python benchmarks/fleet.py --first-step [--rules delta_net]                 # cold, then warm caches
 
-Checks first that member i of a compiled fleet has the losses of the same run alone, uncompiled. The last
-line is JSON.
+Checks first that a member of a compiled fleet has the losses of the same run alone, uncompiled. Each figure
+is printed and added to the file as it comes; what the file has is not measured again. The last line is JSON.
+
+Counted: `flop` are the multiplications and additions of all matrix products of one run's step, forward and
+backward, in the plain form of the rule (the kernels compute the same products). `bytes` are the fewest that a
+step must move if every region recomputes what is inside it: a region's input read and output written, then
+input and output gradient read and input gradient written; parameters read forward and backward; gradient,
+both moments and parameters by the optimiser. What the device really moved is not measured. Ceilings: a large
+bfloat16 product, and a large copy (read and written), in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,29 +34,33 @@ import torch
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
+from archer.fleet.memory import capacity
 from archer.fleet.run import Recipe, Run
 from archer.fleet.subjects import rule_subject
 from archer.fleet.train import build_model
 from archer.mad import Examples, Setting
-from archer.rules import get_rule
+from archer.rules import get_rule, rule_names
+
+BATCH = 128
 
 
 def random_examples(setting: Setting, seed: int, split: str) -> Examples:
     """Random tokens of the right shape: the time of a step does not depend on them."""
     draw = np.random.default_rng(seed)
-    shape = (256, setting.input_length)
+    shape = (2 * BATCH, setting.input_length)
     return Examples(draw.integers(0, setting.vocabulary, shape), draw.integers(0, setting.vocabulary, shape))
 
 
 def make_runs(rule: str, members: int, length: int, precision: str) -> list[Run]:
-    setting = Setting("Context Recall", vocabulary=16, length=length, train_examples=256)
+    """Runs whose sequences are `length` tokens long as they are trained."""
+    setting = Setting("Context Recall", vocabulary=16, length=length + length % 2, train_examples=2 * BATCH)
     recipe = Recipe(precision=precision)  # type: ignore[arg-type]
     subject = rule_subject(get_rule(rule))
     return [Run(subject, setting, recipe, 5e-4, 0.0, seed) for seed in range(members)]
 
 
 def step(fleet: Fleet, index: int, captured: bool = False) -> torch.Tensor:
-    rows = torch.arange(128, device=fleet.device) + 128 * (index % 2)
+    rows = torch.arange(BATCH, device=fleet.device) + BATCH * (index % 2)
     if fleet.step is None:
         fleet.step = captured_step(fleet) if captured else fleet.train_step
     return fleet.step(rows.expand(fleet.size, -1), fleet.rates).clone()
@@ -51,33 +71,94 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(
-    runs: list[Run], device: torch.device, compiled: bool, steps: int, captured: bool = False
-) -> dict[str, float]:
-    """Seconds to the first step, then milliseconds per step per run (median of five blocks)."""
-    began = time.perf_counter()
-    model = build_model(runs[0])
-    region = compiler() if compiled else None
-    fleet = Fleet.start(model, runs, random_examples, device, region)
-    step(fleet, 0, captured)
-    wait(device)
-    first = time.perf_counter() - began
-    for i in range(2):
-        step(fleet, i)
-    wait(device)
+def tidy(device: torch.device) -> None:
+    """Memory as if nothing had been measured before."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def milliseconds(fleet: Fleet, steps: int) -> float:
+    """Per step per run: the median of five blocks."""
     blocks = []
     for _ in range(5):
         began = time.perf_counter()
         for i in range(steps):
             step(fleet, i)
-        wait(device)
-        blocks.append((time.perf_counter() - began) / steps / len(runs) * 1e3)
-    peak = torch.cuda.max_memory_allocated(device) / len(runs) if device.type == "cuda" else 0
-    return {
-        "first_step_seconds": first,
-        "ms_per_run_step": float(np.median(blocks)),
-        "peak_bytes_per_run": peak,
+        wait(fleet.device)
+        blocks.append((time.perf_counter() - began) / steps / fleet.size * 1e3)
+    return float(np.median(blocks))
+
+
+def measure(runs: list[Run], device: torch.device, compiled: bool, steps: int) -> dict[str, float]:
+    """Seconds to the first step and of the first evaluation, milliseconds per step per run, memory."""
+    tidy(device)
+    began = time.perf_counter()
+    fleet = Fleet.start(build_model(runs[0]), runs, random_examples, device, compiler() if compiled else None)
+    wait(device)
+    started = time.perf_counter()
+    step(fleet, 0, captured=compiled and device.type == "cuda")
+    wait(device)
+    stepped = time.perf_counter()
+    for i in range(2):
+        step(fleet, i)
+    found = {
+        "start_seconds": round(started - began, 3),
+        "first_step_seconds": round(stepped - started, 3),
+        "ms_per_run_step": milliseconds(fleet, steps),
     }
+    if device.type == "cuda":
+        found["peak_bytes_per_run"] = torch.cuda.max_memory_allocated(device) / len(runs)
+    began = time.perf_counter()
+    fleet.evaluate()
+    found["first_evaluation_seconds"] = round(time.perf_counter() - began, 3)
+    return found
+
+
+def flop_per_step(run: Run) -> float:
+    """Of one run's step, counted on the CPU on two sequences and scaled to the batch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fleet = Fleet.start(build_model(run), [run], random_examples, torch.device("cpu"))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        loss = fleet.losses(*fleet.splits["train"].batch(torch.arange(2)[None]))[0]
+        fleet.weights.gradient(loss.sum())
+    return counter.get_total_flops() / 2 * run.recipe.batch_size
+
+
+def bytes_per_step(run: Run) -> float:
+    """The fewest that a step must move; see the top of this file."""
+    model, wide = build_model(run), 2 if run.recipe.precision == "bf16" else 4
+    activation = run.recipe.batch_size * run.padded_length * model.width * wide
+    regions = 2 * model.mixers + 2  # with the embedding and the loss
+    optimiser, forward_and_backward = 8, 2
+    return 5 * regions * activation + (optimiser + forward_and_backward) * 4 * model.parameters
+
+
+def ceilings(device: torch.device) -> dict[str, float]:
+    """TFLOP/s of a large product, GB/s of a large copy: the best of ten."""
+    tidy(device)
+    size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    source = torch.empty(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product, copy = (best_seconds(work, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+    return {"tflop_per_second": 2 * size**3 / product / 1e12, "gb_per_second": 2 * len(source) / copy / 1e9}
+
+
+def best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(10):
+        wait(device)
+        began = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def profile(runs: list[Run], device: torch.device, compiled: bool) -> None:
@@ -110,41 +191,135 @@ def check(rule: str, device: torch.device, compiled: bool, length: int) -> float
     return worst
 
 
-def main() -> None:
+def one_row(
+    rule: str, length: int, arguments: argparse.Namespace, device: torch.device, limits: dict
+) -> dict:
+    """Everything about one rule at one length."""
+    compiled = not arguments.eager
+    runs = make_runs(rule, arguments.members, length, "bf16" if device.type == "cuda" else "fp32")
+    row: dict = {
+        "rule": rule,
+        "members": len(runs),
+        "length": length,
+        "parameters": build_model(runs[0]).parameters,
+    }
+    if not arguments.no_check:
+        row["check"] = check(rule, device, compiled, length)
+        assert row["check"] < 1e-3, (
+            f"{rule}: a member's losses differ from the same run alone by {row['check']}"
+        )
+    row |= measure(runs, device, compiled, arguments.steps)
+    seconds = row["ms_per_run_step"] / 1e3
+    flop, moved = flop_per_step(runs[0]), bytes_per_step(runs[0])
+    row |= {
+        "microseconds_per_token": row["ms_per_run_step"] / BATCH / length * 1e3,
+        "gflop": flop / 1e9, "tflop_per_second": flop / seconds / 1e12,
+        "share_of_product": flop / seconds / 1e12 / limits["tflop_per_second"],
+        "gb_fewest": moved / 1e9, "gb_per_second_fewest": moved / seconds / 1e9,
+        "share_of_copy": moved / seconds / 1e9 / limits["gb_per_second"],
+    }  # fmt: skip
+    if arguments.solo:
+        row["solo_eager_ms"] = measure(runs[:1], device, False, arguments.steps)["ms_per_run_step"]
+        row["solo_compiled_ms"] = measure(runs[:1], device, True, arguments.steps)["ms_per_run_step"]
+    if arguments.profile:
+        profile(runs, device, compiled)
+    return row
+
+
+def first_step(rule: str, length: int, members: int) -> dict:
+    """Seconds from the start of a process to its first optimiser step: empty caches, then theirs."""
+    with tempfile.TemporaryDirectory(prefix="archer-caches-") as folder:
+        found = {"rule": rule, "members": members, "length": length}
+        for name in ("cold", "warm"):
+            environment = {
+                **os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+                "TRITON_CACHE_DIR": f"{folder}/triton", "ARCHER_BEGAN": repr(time.time()),
+            }  # fmt: skip
+            command = [sys.executable, __file__, "--one-step", "--rules", rule, "--lengths", str(length)]
+            command += ["--members", str(members)]
+            said = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+            if said.returncode:
+                raise SystemExit(said.stderr)
+            found[name] = json.loads(said.stdout.splitlines()[-1])
+        return found
+
+
+def one_step(rule: str, length: int, members: int, device: torch.device) -> dict[str, float]:
+    """Seconds since the start of the process, as training passes its first milestones."""
+    began = float(os.environ["ARCHER_BEGAN"])
+    times: dict[str, float] = {}
+
+    def passed(name: str) -> None:
+        wait(device)
+        times[name] = round(time.time() - began, 2)
+
+    passed("imported")
+    runs = make_runs(rule, members, length, "bf16" if device.type == "cuda" else "fp32")
+    model = build_model(runs[0])
+    capacity(model, runs[0], device, random_examples)
+    passed("memory_measured")
+    fleet = Fleet.start(model, runs, random_examples, device, compiler())
+    passed("started")
+    step(fleet, 0, captured=device.type == "cuda")
+    passed("first_step")
+    fleet.evaluate()
+    passed("first_evaluation")
+    return times
+
+
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rules", default="delta_net")
+    parser.add_argument("--rules", default="delta_net", help="names, separated by commas, or all")
     parser.add_argument("--members", type=int, default=48)
-    parser.add_argument("--length", type=int, default=129)
+    parser.add_argument("--lengths", default="128", help="tokens as trained, separated by commas")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--solo", action="store_true", help="also time one run alone, eager and compiled")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--profile", action="store_true", help="print where the device's time goes")
     parser.add_argument("--no-check", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="file to which every figure is added as a line")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds; nothing new is begun after them")
+    parser.add_argument("--first-step", action="store_true", help="time to the first step, cold and warm")
+    parser.add_argument("--one-step", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def kept(path: Path | None) -> list[dict]:
+    """The rows that the file has, a torn last line left out."""
+    lines = path.read_text().splitlines(keepends=True) if path and path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def main() -> None:
+    began, arguments = time.monotonic(), read_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    length = arguments.length + arguments.length % 2
+    rules = rule_names() if arguments.rules == "all" else arguments.rules.split(",")
+    wanted = [(rule, int(length)) for length in arguments.lengths.split(",") for rule in rules]
+    if arguments.one_step:
+        print(json.dumps(one_step(*wanted[0], arguments.members, device)))
+        return
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    results = []
-    for rule in arguments.rules.split(","):
-        runs = make_runs(rule, arguments.members, length, "bf16" if device.type == "cuda" else "fp32")
-        row = {"rule": rule, "members": len(runs), "length": length}
-        if not arguments.no_check:
-            row |= {"check": check(rule, device, not arguments.eager, length)}
-        row |= measure(
-            runs, device, not arguments.eager, arguments.steps, device.type == "cuda" and not arguments.eager
-        )
-        if arguments.solo:
-            row["solo_eager_ms"] = measure(runs[:1], device, False, arguments.steps)["ms_per_run_step"]
-            row["solo_compiled_ms"] = measure(runs[:1], device, True, arguments.steps, device.type == "cuda")[
-                "ms_per_run_step"
-            ]
-        if arguments.profile:
-            profile(runs, device, not arguments.eager)
-        results.append(row)
+    where = {"device": name, "torch": torch.__version__}
+    kind = "first step" if arguments.first_step else "step"
+    limits = {} if arguments.first_step else ceilings(device)
+    print({**where, **limits}, flush=True)
+    rows = [row for row in kept(arguments.json) if row.get("kind") == kind and row["device"] == name]
+    there = {(row["rule"], row["length"], row["members"]) for row in rows}
+    for rule, length in wanted:
+        if (rule, length, arguments.members) in there or time.monotonic() - began > arguments.limit:
+            continue
+        if arguments.first_step:
+            row = first_step(rule, length, arguments.members)
+        else:
+            row = one_row(rule, length, arguments, device, limits)
+        rows.append({"kind": kind, **where, **row})
         print(row, flush=True)
-    print(json.dumps({"device": name, "torch": torch.__version__, "results": results}))
+        if arguments.json:
+            with open(arguments.json, "a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    print(json.dumps({**where, "ceilings": limits, "results": rows}))
 
 
 if __name__ == "__main__":
