@@ -239,6 +239,7 @@ PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # of compilers, on machines that are not ours to choose
 @PRECISIONS
 @pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
 @pytest.mark.parametrize("name", RULES)
@@ -249,6 +250,7 @@ def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # of compilers, on machines that are not ours to choose
 @PRECISIONS
 @pytest.mark.parametrize("read", [False, True], ids=["own keys", "read keys"])
 @pytest.mark.parametrize("decay", [False, True], ids=["no decay", "decay"])
