@@ -1,9 +1,11 @@
 """Make src/archer/judge/variance.json again: from runs where they repeat something, else from the history.
 
-    python benchmarks/variance.py                                     the built-in history tables alone
-    python benchmarks/variance.py results/runs.csv --preset baseline  runs, the history where they say nothing
+    python benchmarks/variance.py                   the run tables of results/, history where they are silent
+    python benchmarks/variance.py my_runs.csv       other run tables instead
+    python benchmarks/variance.py --history-alone   no runs at all
 
-Prints one line of JSON: the task scores' standard deviations.
+For each task the first of the presets full, baseline and quick counts whose runs repeat enough. Prints where
+each task's figure comes from; the last line is JSON: the task scores' standard deviations.
 """
 
 from __future__ import annotations
@@ -11,18 +13,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from archer.judge.history import BASELINE, SETTINGS, rejudge_history
-from archer.judge.noise import NoiseFloor, estimate_variance, provisional_floors, write_variance
-from archer.judge.reach import history_same_function, one_function_in_one_chunk
+from archer.judge.noise import (
+    Duplicate,
+    NoiseFloor,
+    estimate_variance,
+    provisional_floors,
+    write_variance,
+)
+from archer.judge.reach import equal_settings, history_same_function, one_function_in_one_chunk
 from archer.ledger.history import builtin_history
-from archer.ledger.records import TASKS
+from archer.ledger.records import TASKS, RunRecord
 from archer.ledger.runs_csv import read_runs
-from archer.rules import resolve_history_name
+from archer.rules import resolve_history_name, rule_names
 
-TARGET = Path(__file__).parents[1] / "src" / "archer" / "judge" / "variance.json"
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "src" / "archer" / "judge" / "variance.json"
+
+PRESETS = ("full", "baseline", "quick")
+"""Whose runs may say it, the protocol itself first."""
+
+ENOUGH = 3
+"""Degrees of freedom from which runs are believed, as in `archer.judge.noise.noise_floor`."""
 
 NOTE = (
     "Variance components of scores on the six tasks; benchmarks/variance.py writes this file. "
@@ -43,20 +58,47 @@ def from_history() -> dict[str, NoiseFloor]:
     return {**provisional_floors(tables[0], quiet, SETTINGS), **repeats}
 
 
+def from_runs(runs: Sequence[RunRecord]) -> dict[str, NoiseFloor]:
+    """What runs say of the tasks in which they repeat enough; tasks that they lack are left out."""
+    newest = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
+    runs = [run for run in runs if run.rule_hash == newest[run.rule]]
+    found: dict[str, NoiseFloor] = {}
+    for preset in PRESETS:
+        own = [run for run in runs if run.preset == preset]
+        for task, floor in estimate_variance(own, one_function(own), preset=preset).items():
+            if floor.degrees_of_freedom >= ENOUGH:
+                found.setdefault(task, floor)
+    return found
+
+
+def one_function(runs: Iterable[RunRecord]) -> list[Duplicate]:
+    """Where several of the rules that were run are the plain delta rule: their runs are repeats."""
+    there: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        if run.rule in rule_names() and run.setting in equal_settings(run.rule, run.task):
+            there.setdefault((run.task, run.setting), set()).add(run.rule)
+    return [Duplicate(*place, frozenset(rules)) for place, rules in sorted(there.items()) if len(rules) > 1]
+
+
+def tables() -> list[Path]:
+    """The run tables that are kept, one for each preset."""
+    return [path for preset in PRESETS if (path := ROOT / "results" / f"{preset}.csv").exists()]
+
+
 def main() -> None:
-    """Read the runs given, write the file, print what it says."""
+    """Read the runs, write the file, print what it says and where that comes from."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", type=Path, help="run tables (CSV)")
-    parser.add_argument("--preset", default="baseline")
+    parser.add_argument("--history-alone", action="store_true")
     parser.add_argument("--to", type=Path, default=TARGET)
     arguments = parser.parse_args()
-    runs = [run for path in arguments.runs for run in read_runs(path)]
-    measured = estimate_variance(runs, preset=arguments.preset) if runs else {}
-    enough = {task: floor for task, floor in measured.items() if floor.degrees_of_freedom >= 3}
-    floors = {task: replace(floor) for task, floor in {**from_history(), **enough}.items()}
+    paths = [] if arguments.history_alone else arguments.runs or tables()
+    floors = {**from_history(), **from_runs([run for path in paths for run in read_runs(path)])}
     write_variance(floors, arguments.to, NOTE)
+    for task in TASKS:
+        sys.stdout.write(f"{task}: {floors[task].source if task in floors else 'not known'}\n")
     sys.stdout.write(json.dumps({task: round(floors[task].sd, 4) for task in TASKS if task in floors}) + "\n")
 
 
