@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from archer.fleet.capture import Look, Step, captured_look, captured_step
 from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
+from archer.fleet.modules import AloneMixer
 from archer.fleet.run import Evaluation, Outcome, Run, select
 from archer.fleet.state import Weights
 from archer.mad import macro_accuracy_torch
@@ -67,7 +69,7 @@ class Fleet:
     def __post_init__(self) -> None:
         self.step, self.looks = None, {}
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # Triton starts its kernels on the current device
+            torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
             enable_kernels()
         runs = [member.run for member in self.members]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
@@ -87,7 +89,8 @@ class Fleet:
         """One pass of every member over its training set. Raises OutOfMemory with the state as before."""
         began, before = time.perf_counter(), self.weights.snapshot()
         try:
-            losses = self._train_steps()
+            with self._drawing():
+                losses = self._train_steps()
         except torch.OutOfMemoryError:
             self.weights.restore(before)
             raise
@@ -97,6 +100,13 @@ class Fleet:
             replace(m, epoch=m.epoch + 1, train_loss=loss, wall_seconds=m.wall_seconds + share)
             for m, loss in zip(self.members, mean_losses, strict=True)
         ]
+
+    def _drawing(self) -> AbstractContextManager[None]:
+        """Where random draws may be made: in the module of a run that is trained alone."""
+        mixer, first = self.model.mixer, self.members[0]
+        if isinstance(mixer, AloneMixer):
+            return mixer.drawing(first.run.seed, first.epoch, self.device)
+        return nullcontext()
 
     def _train_steps(self) -> Tensor:
         recipe, train = self.members[0].run.recipe, self.splits["train"]
@@ -133,7 +143,9 @@ class Fleet:
     def evaluate(self) -> None:
         """Adds a point to the curve of every member that is due; one whose losses are not finite is dead."""
         began = time.perf_counter()
-        seen = {name: self._evaluate_split(self.splits[name]) for name in ("validation", "test")}
+        mixer = self.model.mixer
+        with mixer.looking() if isinstance(mixer, AloneMixer) else nullcontext():
+            seen = {name: self._evaluate_split(self.splits[name]) for name in ("validation", "test")}
         share = (time.perf_counter() - began) / self.size
         self.members = [
             self._with_point(member, tuple(value[i] for name in seen for value in seen[name]), share)
@@ -211,7 +223,9 @@ class Fleet:
         gone = [member for member in self.members if over(member)]
         if gone:
             self.select([i for i, member in enumerate(self.members) if not over(member)])
-        return [outcome(member, self.model.parameters, str(self.device)) for member in gone]
+        mixer = self.model.mixer
+        alone = f"trained alone, not in a fleet: {mixer.why}" if isinstance(mixer, AloneMixer) else ""
+        return [outcome(member, self.model.parameters, str(self.device), alone) for member in gone]
 
     def select(self, indices: list[int]) -> None:
         """Keeps only these members."""
@@ -260,8 +274,8 @@ def is_due(member: Member) -> bool:
     return member.epoch % recipe.evaluate_every == 0 or member.epoch >= recipe.epochs
 
 
-def outcome(member: Member, parameters: int, device: str) -> Outcome:
-    """What became of a member that is over."""
+def outcome(member: Member, parameters: int, device: str, alone: str = "") -> Outcome:
+    """What became of a member that is over. alone: said of a run that no fleet could take."""
     run = member.run
     common = (member.epoch, member.curve, parameters, member.wall_seconds, device)
     if not member.alive:
@@ -269,7 +283,7 @@ def outcome(member: Member, parameters: int, device: str) -> Outcome:
         return Outcome(run.key, "diverged", None, None, None, *common, message)
     if member.dropped:
         return Outcome(run.key, "dropped", None, None, None, *common, member.dropped)
-    return Outcome(run.key, "finished", *select(member.curve), *common)
+    return Outcome(run.key, "finished", *select(member.curve), *common, alone)
 
 
 def loss_and_predictions(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

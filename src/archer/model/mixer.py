@@ -27,9 +27,12 @@ from archer.model.parameters import (
     projection_initial,
 )
 from archer.rules import Rule, chunk_loop
+from archer.rules.algebra import kernels_for
+from archer.rules.loop import chunk_loop_on_chunks, to_chunks
 from archer.rules.rule import Parameter
 
 TAPS = 4
+ALIGNED = 16
 
 
 class TokenMixer(Protocol):
@@ -126,33 +129,59 @@ class RuleMixer:
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
         """x [F, B, T, D] to [F, B, T, D]."""
-        return self.finish(parameters, *self.mix(parameters, self.project(parameters, x)))
-
-    def project(self, parameters: Parameters, x: Tensor) -> dict[str, Tensor]:
-        """All linear maps of the input at once: name to [F, B, T, columns]."""
+        fused = self.project(parameters, x)
         columns = self._columns
-        fused = torch.cat([parameters[f"project.{name}"] for name in columns], dim=-1)
-        parts = linear(x, fused).split(list(columns.values()), dim=-1)
-        return dict(zip(columns, parts, strict=True))
+        *named, _ = fused.split([*columns.values(), fused.shape[-1] - sum(columns.values())], dim=-1)
+        parts = dict(zip(columns, named, strict=True))
+        mix = self._mix_in_kernels if self._kernels_take(fused) else self._mix_plainly
+        o = mix(parameters, fused, parts)
+        return self.finish(parameters, o, parts.get("gate"))
 
-    def mix(self, parameters: Parameters, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Convolution, normalisation and the chunk loop: o [F, B, H, T, Dv], and the gate's input."""
-        for name in ("q", "k", "v"):
-            if self.rule.layer.short_convolution:
-                taps = parameters[f"conv.{name}"].to(parts[name].dtype)
-                parts[name] = short_convolution(parts[name], taps)
-            parts[name] = self._by_head(torch.nn.functional.silu(parts[name]))
-        q, k = l2_normalise(parts["q"]), l2_normalise(parts["k"])
-        beta = self._by_head(parts["beta"]).sigmoid()
+    def project(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """All linear maps of the input at once, one block of columns after the other: [F, B, T, E].
+
+        Zeros fill E up to whole blocks of memory, without which a GPU's products are slower.
+        """
+        weights = [parameters[f"project.{name}"] for name in self._columns]
+        filling = -sum(self._columns.values()) % ALIGNED
+        return linear(x, torch.cat([*weights, weights[0].new_zeros(*weights[0].shape[:-1], filling)], dim=-1))
+
+    def _mix_plainly(self, parameters: Parameters, fused: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Convolution, normalisation and the chunk loop: o [F, B, T, H, Dv]."""
+        q, k, v = (self._by_head(self._convolved(name, parameters, parts[name])) for name in "qkv")
         o, _ = chunk_loop(
-            self.rule, q, k, parts["v"], beta, self._features(parameters, parts), self.values(parameters),
-            chunk_size=self.chunk_size,
+            self.rule, l2_normalise(q), l2_normalise(k), v, self._beta(parts),
+            self._features(parameters, parts), self.values(parameters), chunk_size=self.chunk_size,
         )  # fmt: skip
-        return o, parts.get("gate")
+        return o.transpose(2, 3)
+
+    def _convolved(self, name: str, parameters: Parameters, x: Tensor) -> Tensor:
+        if self.rule.layer.short_convolution:
+            x = short_convolution(x, parameters[f"conv.{name}"].to(x.dtype))
+        return torch.nn.functional.silu(x)
+
+    def _kernels_take(self, fused: Tensor) -> bool:
+        fits = fused.shape[2] % self.chunk_size == 0 and self.value_size % self.key_size == 0
+        fits = fits and self.rule.layer.short_convolution
+        return fits and kernels_for(fused[..., : self.key_size], self.chunk_size) is not None
+
+    def _mix_in_kernels(self, parameters: Parameters, fused: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """The same; q, k and v come from one kernel, in chunks."""
+        from archer.model.kernels import convolved
+
+        taps = torch.cat([parameters[f"conv.{name}"] for name in "qkv"], dim=-1)
+        q, k, v = convolved(fused, taps, self.head_count, self.key_size, self.value_size, self.chunk_size)
+        others = {"beta": self._beta(parts), **self._features(parameters, parts)}
+        chunks = {name: to_chunks(x, self.chunk_size) for name, x in others.items()}
+        o, _ = chunk_loop_on_chunks(self.rule, {"q": q, "k": k, "v": v, **chunks}, self.values(parameters))
+        return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3)
+
+    def _beta(self, parts: dict[str, Tensor]) -> Tensor:
+        return self._by_head(parts["beta"]).sigmoid()
 
     def finish(self, parameters: Parameters, o: Tensor, gate: Tensor | None) -> Tensor:
-        """Output norm, gate and projection: o [F, B, H, T, Dv] to [F, B, T, D]."""
-        o = rms_norm(o.transpose(2, 3), parameters["norm"][:, None, None, None])
+        """Output norm, gate and projection: o [F, B, T, H, Dv] to [F, B, T, D]."""
+        o = rms_norm(o, parameters["norm"][:, None, None, None])
         if gate is not None:
             o = o * torch.nn.functional.silu(gate.float() if gate.dtype == torch.bfloat16 else gate).view_as(
                 o

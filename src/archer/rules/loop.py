@@ -67,11 +67,26 @@ def _chunk_loop(
     for first, stop, size in ((0, whole, chunk_size), (whole, length, length - whole)):
         if stop == first:
             continue
-        chunks = {name: _to_chunks(x[..., first:stop, :], size) for name, x in sequence.items()}
+        chunks = {name: to_chunks(x[..., first:stop, :], size) for name, x in sequence.items()}
         o, state = _run_chunks(rule, chunks, dict(parameters), state, start + first)
-        outputs.append(_from_chunks(o))
+        outputs.append(from_chunks(o))
     o = torch.cat(outputs, dim=-2) if outputs else torch.zeros_like(v)
     return o, {**state, "tokens": start + length}
+
+
+def chunk_loop_on_chunks(
+    rule: Rule, chunks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+) -> tuple[Tensor, State]:
+    """As `chunk_loop`, from the first token on, for what lies in chunks already: [N, ..., C, D].
+
+    chunks: "q" (already divided by √Dk), "k", "v", "beta" and the features. Returns o [N, ..., C, Dv] and the
+    state.
+    """
+    q, v = chunks["q"], chunks["v"]
+    with torch.autocast(q.device.type, dtype=q.dtype, enabled=q.dtype in (torch.bfloat16, torch.float16)):
+        start = torch.zeros((), device=q.device)
+        o, state = _run_chunks(rule, dict(chunks), dict(parameters), initial_state(rule, q[0], v[0]), start)
+    return o, {**state, "tokens": start + q.shape[0] * q.shape[-2]}
 
 
 def initial_state(rule: Rule, q: Tensor, v: Tensor) -> State:
@@ -192,11 +207,11 @@ def _keep(values: Values, returned: Any) -> Any:
     return returned
 
 
-def _to_chunks(x: Tensor, size: int) -> Tensor:
+def to_chunks(x: Tensor, size: int) -> Tensor:
     """[..., N * C, D] to [N, ..., C, D]."""
     return x.unflatten(-2, (-1, size)).movedim(-3, 0).contiguous()
 
 
-def _from_chunks(x: Tensor) -> Tensor:
+def from_chunks(x: Tensor) -> Tensor:
     """[N, ..., C, D] to [..., N * C, D]."""
     return x.movedim(0, -3).flatten(-3, -2)
