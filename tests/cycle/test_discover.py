@@ -80,6 +80,16 @@ class Bench:
         self.reach = None
 
     def train(self, ledger, project, runs, preset, resources, watcher):
+        made = []
+        try:
+            self.make(made, ledger, runs, preset, resources)
+        finally:
+            ledger.add_runs(made)
+        if self.stop_after is not None and len(self.trained) >= self.stop_after:
+            raise TimeIsUp(ledger.runs(keys=[r.key for r in runs]), len(runs))
+        return ledger.runs(keys=[run.key for run in runs])
+
+    def make(self, made, ledger, runs, preset, resources):
         self.resources = resources
         for run in {run.key: run for run in runs}.values():
             if ledger.has_run(run.key):
@@ -87,16 +97,15 @@ class Bench:
             if run.subject.name in self.broken:
                 raise self.broken[run.subject.name]
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
-                raise TimeIsUp(ledger.runs(keys=[r.key for r in runs]), len(runs))
+                return
             self.before(run.subject.name)
             score = 0.3 + (sum(map(ord, run.subject.name)) * 7 + run.seed) % 60 / 100
             score = self.level.get(run.subject.name, score)
             outcome = Outcome(
                 run.key, "finished", score, score, score, 1, (), 100, self.wall_seconds, self.device
             )
-            ledger.add_run(run_record(run, outcome, preset))
+            made.append(run_record(run, outcome, preset))
             self.trained.append((run.subject.name, run.seed, run.setting.name))
-        return ledger.runs(keys=[run.key for run in runs])
 
     def check(self, lab, source, name, trust=False, allow_many=False):
         passed = name not in self.rejected
@@ -216,13 +225,21 @@ def test_only_what_may_still_win_goes_up(tmp_path, bench):
     found = campaign(tmp_path, preset=(LOW, HIGH))
     assert places(found) == [
         ("rank-1", "keep_1", "finished"),
-        ("rank-1", "keep_2", "finished"), ("rank-2", "keep_2", "finished"),
-        ("rank-1", "keep_3", "finished"), ("rank-2", "keep_3", "finished"),
-    ]  # fmt: skip
-    _, again = (p for p in found.campaign.proposals if p.rule == "keep_2")
+        *[(preset, "keep_2", "finished") for preset in ("rank-1", "rank-2", "rank-2")],
+        *[(preset, "keep_3", "finished") for preset in ("rank-1", "rank-2", "rank-2")],
+    ]
+    _, again, last = (p for p in found.campaign.proposals if p.rule == "keep_2")
     assert (again.id, again.promoted_from, again.predictions) == ("n2-rank-2", "n2", ())
+    assert (last.id, last.promoted_from) == ("n2-rank-2-until-decided", "n2")
     assert again.reason.startswith("Promoted from rank-1. known")
-    assert [v.preset for v in found.campaign.verdicts if v.rule == "keep_2"] == ["rank-1", "rank-2"]
+    assert last.reason.startswith("Promoted from rank-2. known")
+    verdicts = [v for v in found.campaign.verdicts if v.rule == "keep_2"]
+    assert [v.preset for v in verdicts] == ["rank-1", "rank-2", "rank-2"]
+    assert [v.confirmation is not None for v in verdicts] == [False, False, True]
+    seeds = {(name, seed) for name, seed, _ in bench.trained}
+    assert ("keep_1", 0) in seeds
+    assert ("keep_1", 1) not in seeds
+    assert ("keep_2", 1) in seeds
     assert {run.preset for run in found.campaign.runs if run.rule == "keep_1"} == {"rank-1"}
     first_seed = [name for name, seed, _ in bench.trained if seed == 0]
     assert len(first_seed) == (2 + 3 + 2 + 2) * len(LOW.settings)
@@ -256,10 +273,13 @@ def test_interrupted_at_any_write_it_comes_to_the_same_end(tmp_path, bench, monk
 
     for name in ("put_cycle", "add_proposal", "add_verification", "add_verdict"):
         monkeypatch.setattr(Ledger, name, counted(getattr(Ledger, name)))
+    monkeypatch.setattr("archer.judge.sequential.MOST_SEEDS", 2)
     campaign(tmp_path / "whole", preset=(LOW, HIGH))
     expected, total = records_of(tmp_path / "whole"), writes[0]
-    assert [p[1] for p in expected[0]] == ["keep_1", "keep_1", "keep_2", "keep_3", "keep_4", "keep_4"]
-    for point in range(2, total, 3):
+    assert [p[1] for p in expected[0]] == [
+        *["keep_1"] * 3, "keep_2", "keep_3", *["keep_4"] * 3
+    ]  # fmt: skip
+    for point in range(2, total, 7):
         writes[0], fatal[0] = 0, point
         with pytest.raises(KeyboardInterrupt):
             campaign(tmp_path / str(point), preset=(LOW, HIGH))

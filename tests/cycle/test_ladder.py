@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.cycle.tiny import TINY
 
-from archer.cycle.ladder import above, held_back, ladder_of
+from archer.cycle import ladder as ladder_module
+from archer.cycle.ladder import Rung, above, ladder_of
+from archer.cycle.measuring import Judging
 from archer.errors import UserError
 from archer.ledger.records import TASKS, Comparison, TaskComparison, VerdictRecord
 from archer.mad import PRESETS
@@ -22,11 +24,22 @@ NO_NOISE_KNOWN = replace(UNDECIDED, difference=-0.01, low=None, high=None)
 NO_SCORE = replace(UNDECIDED, candidate=None, difference=None, low=None, high=None)
 
 
+MEAN = replace(UNDECIDED, task="Mean")
+UPPER = Rung(PRESETS["baseline"])
+MORE_SEEDS = Rung(PRESETS["quick"], Judging(until_decided=8))
+
+
+def held_back(found, upper=UPPER):
+    return ladder_module.held_back(found, upper)
+
+
 def verdict(*lines, ranks=True):
     """Against the reference: these lines, and an open one on every other task."""
     rest = [UNDECIDED] * (len(TASKS) - len(lines))
     tasks = tuple(replace(line, task=task) for line, task in zip([*lines, *rest], TASKS, strict=True))
-    found = Comparison("new", "gated_delta_net", "quick", tasks, replace(UNDECIDED, task="Mean"), False)
+    found = Comparison(
+        "new", "gated_delta_net", "quick", tasks, MEAN, all(line.word == "better" for line in tasks)
+    )
     return VerdictRecord(
         "p", "new", "delta_net", "gated_delta_net", "quick", found, found, (), {}, "", ranks, ""
     )
@@ -63,21 +76,37 @@ def test_a_preset_that_ranks_nothing_holds_back_only_what_has_no_score():
 @pytest.mark.parametrize(
     ("asked", "names"),
     [
-        ("smoke", ["smoke"]), ("quick", ["quick"]), ("baseline", ["quick", "baseline"]),
-        ("full", ["quick", "baseline", "full"]), ("quick, full", ["quick", "full"]), (TINY, ["tiny"]),
+        ("smoke", ["smoke"]), ("quick", ["quick", "quick-until-decided"]),
+        ("baseline", ["quick", "baseline", "baseline-until-decided"]),
+        ("full", ["quick", "baseline", "full", "full-until-decided"]),
+        ("smoke, full", ["smoke", "full", "full-until-decided"]), (TINY, ["tiny"]),
         ((TINY, PRESETS["smoke"]), ["tiny", "smoke"]),
     ],
 )  # fmt: skip
 def test_a_ladder_by_its_top_or_its_rungs(asked, names):
     ladder = ladder_of(asked)
-    assert [preset.name for preset in ladder] == names
-    assert [above(ladder, name) for name in names] == [*ladder[1:], None]
+    assert [rung.name for rung in ladder] == names
+    assert [above(ladder, rung) for rung in ladder] == [*ladder[1:], None]
 
 
-@pytest.mark.parametrize(("devices", "names"), [(("cpu",), ["smoke"]), (("cuda:0",), ["quick", "baseline"])])
-def test_without_a_word_the_machine_decides(monkeypatch, devices, names):
+def test_only_at_the_end_are_seeds_added_and_winners_confirmed():
+    *lower, last = ladder_of("baseline")
+    assert [rung.judging for rung in lower] == [Judging(confirm=False)] * 2
+    assert (last.preset, last.judging) == (PRESETS["baseline"], Judging(until_decided=8))
+
+
+def test_more_seeds_are_for_what_is_open_or_won():
+    assert held_back(verdict(*[BETTER] * 6), MORE_SEEDS) == ""
+    assert held_back(verdict(*[BETTER] * 5, UNDECIDED), MORE_SEEDS) == ""
+    decided = verdict(*[replace(SAME, high=0.02)] * 6)
+    assert held_back(decided, MORE_SEEDS) == "all six tasks are decided, and nothing was won"
+    assert held_back(decided) == ""
+
+
+@pytest.mark.parametrize(("devices", "top"), [(("cpu",), "smoke"), (("cuda:0",), "baseline")])
+def test_without_a_word_the_machine_decides(monkeypatch, devices, top):
     monkeypatch.setattr("archer.fleet.launch.available_devices", lambda asked: devices)
-    assert [preset.name for preset in ladder_of(None)] == names
+    assert ladder_of(None) == ladder_of(top)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,11 @@ def command(
     from archer.cycle.ladder import ladder_of
 
     ladder = ladder_of(preset, device)
-    researcher = researcher_of(project, ladder[0].name, model, base_url, max_cost, replay)
+    presets = tuple(dict.fromkeys(rung.preset for rung in ladder))
+    researcher = researcher_of(project, ladder[0].preset.name, model, base_url, max_cost, replay)
     with LiveWatcher() as watcher:
         found = discover(
-            project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=ladder, history=history,
+            project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=presets, history=history,
             seed=seed, share=share, researcher=researcher, resources=resources(device, data, None),
             watcher=watcher,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history
 from archer.cycle.laboratory import Laboratory, open_laboratory, repeats
-from archer.cycle.ladder import above, held_back, ladder_of
+from archer.cycle.ladder import Rung, above, held_back, ladder_of
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources
 from archer.cycle.watch import Watcher
@@ -78,13 +78,13 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Step:
-    """What a campaign does next: candidate `number` under `preset`, or its cycle that was interrupted there.
+    """What a campaign does next: candidate `number` on a rung, or its cycle that was interrupted there.
 
     proposal: None for a candidate that is not proposed yet.
     """
 
     number: int
-    preset: Preset
+    rung: Rung
     cycle: CycleRecord | None = None
     proposal: ProposalRecord | None = None
 
@@ -94,7 +94,7 @@ class _Course:
     """A campaign on its way. ahead: what goes on in the background. over: nothing more is to be kept."""
 
     lab: Laboratory
-    ladder: tuple[Preset, ...]
+    ladder: tuple[Rung, ...]
     asked: _Asked
     team: Team
     clock: Callable[[], str]
@@ -138,10 +138,10 @@ def discover(
     team = Team(researcher or StructuredResearcher(), share)
     words = {
         "cycles": cycles, "hours": hours, "gpu_hours": max_gpu_hours, "share": share,
-        "researcher": team.name, "ladder": [rung.name for rung in ladder],
+        "researcher": team.name, "ladder": list(dict.fromkeys(rung.preset.name for rung in ladder)),
     }  # fmt: skip
     with open_laboratory(
-        project, ladder[0], history=history, seed=seed, resources=resources, watcher=watcher
+        project, ladder[0].preset, history=history, seed=seed, resources=resources, watcher=watcher
     ) as lab:
         course = _Course(lab, ladder, _continued(lab, words, clock), team, clock)
         lab.watcher.phase("history", describe_history(lab))
@@ -226,31 +226,37 @@ def _next_step(course: _Course) -> _Step:
     last, number = own[-1], own[-1].settings["number"]
     if last.state == "running":
         kept = course.lab.ledger.proposals(id=last.proposal or "")
-        preset = next(rung for rung in course.ladder if rung.name == last.preset)
-        return _Step(number, preset, last, kept[0] if kept else _rising(course, own[:-1]))
-    rising = _rising(course, own)
-    upper = above(course.ladder, last.preset)
+        rung = _rung(course, last)
+        return _Step(number, rung, last, kept[0] if kept else _rising(course, own[:-1]))
+    rising, upper = _rising(course, own), above(course.ladder, _rung(course, last))
     return _Step(number, upper, None, rising) if rising and upper else _Step(number + 1, course.ladder[0])
 
 
+def _rung(course: _Course, cycle: CycleRecord) -> Rung:
+    """Where a cycle stands on the ladder."""
+    seeds = cycle.settings.get("until_decided")
+    places = ((rung.preset.name, rung.judging.until_decided) for rung in course.ladder)
+    return course.ladder[list(places).index((cycle.preset, seeds))]
+
+
 def _rising(course: _Course, ended: Sequence[CycleRecord]) -> ProposalRecord | None:
-    """The rule of the last of these cycles under the next preset, where it goes up."""
-    upper = above(course.ladder, ended[-1].preset) if ended else None
+    """The rule of the last of these cycles as it comes to the next rung, where it goes up."""
+    upper = above(course.ladder, _rung(course, ended[-1])) if ended else None
     if upper is None or ended[-1].proposal is None:
         return None
     (proposal,) = course.lab.ledger.proposals(id=ended[-1].proposal)
     verdicts = course.lab.ledger.verdicts(proposal=proposal.id)
-    goes_up = verdicts and not held_back(verdicts[-1])
-    return _promoted(proposal, ended[-1].preset, upper) if goes_up else None
+    goes_up = verdicts and not held_back(verdicts[-1], upper)
+    return _promoted(proposal, _rung(course, ended[-1]), upper) if goes_up else None
 
 
-def _promoted(proposal: ProposalRecord, lower: str, upper: Preset) -> ProposalRecord:
-    """The rule once more, under a dearer preset; its predictions were for the cheaper one alone."""
+def _promoted(proposal: ProposalRecord, lower: Rung, upper: Rung) -> ProposalRecord:
+    """The rule once more, on a dearer rung; its predictions were for the cheapest one alone."""
     first = proposal.promoted_from or proposal.id
     reason = proposal.reason.partition(". ")[2] if proposal.promoted_from else proposal.reason
     return replace(
-        proposal, id=f"{first}-{upper.name}", promoted_from=first, reason=f"Promoted from {lower}. {reason}",
-        predictions=(), cost={}, created_at=now(),
+        proposal, id=f"{first}-{upper.name}", promoted_from=first, predictions=(), cost={},
+        reason=f"Promoted from {lower.name}. {reason}", created_at=now(),
     )  # fmt: skip
 
 
@@ -294,7 +300,7 @@ def _loop(course: _Course) -> None:
             return
         lab.watcher.phase("cycle", _standing(course, step, spent, rest))
         try:
-            result = _take(course, _at(course, step.preset, rest), step)
+            result = _take(course, _at(course, step.rung, rest), step)
         except Exception as error:
             broken += 1
             if _needs_the_user(error) or broken == FAILURES:
@@ -307,13 +313,15 @@ def _loop(course: _Course) -> None:
                 return
 
 
-def _at(course: _Course, preset: Preset, rest_seconds: float) -> Laboratory:
-    """The laboratory at one rung, with what is left to train there."""
+def _at(course: _Course, rung: Rung, rest_seconds: float) -> Laboratory:
+    """The laboratory on one rung, with what is left to train there."""
     resources = course.lab.resources
     budgets = [seconds for seconds in (rest_seconds, resources.budget_seconds) if seconds is not None]
     budget = None if math.isinf(min(budgets)) else min(budgets)
     resources = replace(resources, budget_seconds=budget)
-    return replace(course.lab, preset=preset, resources=resources, found={}, verified={})
+    return replace(
+        course.lab, preset=rung.preset, judging=rung.judging, resources=resources, found={}, verified={}
+    )
 
 
 def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
@@ -352,7 +360,7 @@ def _proposed(course: _Course, lab: Laboratory, number: int) -> ProposalRecord:
 
     What the ledger holds of it, made ahead or before an interruption, is not made again.
     """
-    lab = replace(lab, preset=course.ladder[0])
+    lab = replace(lab, preset=course.ladder[0].preset)
     tried = _untaken(course)
     while True:
         if tried:
@@ -448,7 +456,7 @@ def _standing(course: _Course, step: _Step, spent: Spent, rest: float) -> str:
     words = course.asked.words
     parts = [str(step.number) if words["cycles"] is None else f"{step.number} of {words['cycles']}"]
     if len(course.ladder) > 1:
-        parts.append(step.preset.name)
+        parts.append(step.rung.name)
     if math.isfinite(rest):
         parts.append(f"{rest / 3600:.2f} hours left")
     return ", ".join([*parts, f"{describe_spent(spent, words['gpu_hours'])} so far"])
@@ -469,12 +477,12 @@ def _outcome(course: _Course, result: Result) -> str:
     name = result.proposal.rule if result.proposal else result.cycle.id
     if not result.verdict:
         return f"{name}: {result.cycle.state}: {result.cycle.message}"
-    upper = above(course.ladder, result.cycle.preset)
-    stopped = held_back(result.verdict)
+    upper = above(course.ladder, _rung(course, result.cycle))
+    stopped = held_back(result.verdict, upper) if upper else ""
     climb = (
         f" It goes no further: {stopped}." if stopped else f" It goes up to {upper.name}." if upper else ""
     )
-    return f"{name}: {result.verdict.summary}{climb if upper else ''}"
+    return f"{name}: {result.verdict.summary}{climb}"
 
 
 def _proposals(course: _Course) -> list[ProposalRecord]:

@@ -95,7 +95,7 @@ def _measured(
 
     found: list[Measurement] = []
     for name in dict.fromkeys(presets):
-        runs = _settled(lab.ledger, lab.ledger.runs(preset=name), pending, origins)
+        runs = _whole_seeds(_settled(lab.ledger, lab.ledger.runs(preset=name), pending, origins))
         found += measurements(score_table([*runs, *_all_stand_ins(lab.ledger, runs)], name), name)
     return tuple(found)
 
@@ -111,6 +111,19 @@ def _settled(
     began = min(cycle.started_at for cycle in cycles if cycle.id in own)
     others = {key for cycle in cycles if cycle.id not in own for key in cycle.run_keys}
     return tuple(run for run in runs if run.key in others or run.finished_at < began)
+
+
+def _whole_seeds(runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
+    """Without the seeds that a rule was given in some of its settings only, where a task was still open."""
+    settings: dict[tuple[str, str], dict[int, set[str]]] = {}
+    for run in runs:
+        by_seed = settings.setdefault((run.rule, run.rule_hash), {})
+        by_seed.setdefault(run.seed, set()).add(run.setting)
+    whole = {
+        rule: {seed for seed, found in by_seed.items() if found == set().union(*by_seed.values())}
+        for rule, by_seed in settings.items()
+    }
+    return tuple(r for r in runs if r.seed in (whole[r.rule, r.rule_hash] or {r.seed}))
 
 
 def _all_stand_ins(ledger: Ledger, runs: tuple[RunRecord, ...]) -> list[RunRecord]:

@@ -10,16 +10,23 @@ one training. Of rules that equal the reference on all six tasks, at most one in
 (six intervals, each wholly below zero once in forty times: 1 - 0.975⁶ = 0.14); of rules that are better,
 fewer. What the cheap preset takes away are rules that lose somewhere by more than the noise, and those that
 change nothing.
+
+The last step is not a dearer preset but more seeds of the same one: they are added to the tasks that are
+still open, until they are decided, and what wins is trained again with fresh seeds (see
+`archer.cycle.measuring`). On the rungs below nothing is confirmed: that would be paid for rules that may lose
+above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+from archer.cycle.measuring import Judging
 from archer.cycle.plan import get_preset
 from archer.errors import UserError
-from archer.ledger.records import TaskComparison, VerdictRecord
+from archer.ledger.records import Comparison, TaskComparison, VerdictRecord
 from archer.mad import Preset
 
 LADDER = ("quick", "baseline", "full")
@@ -32,25 +39,43 @@ MARGIN = 0.01
 """A difference below this is not worth a dearer training (the judge's margin for "same")."""
 
 
-def ladder_of(asked: str | Preset | Sequence[Preset] | None, device: str | None = None) -> tuple[Preset, ...]:
-    """The rungs of a campaign, the cheapest first.
+@dataclass(frozen=True)
+class Rung:
+    """One step of a ladder: what is trained there, and how it is judged."""
 
-    asked: the preset at the top ("baseline" has "quick" below it; "smoke" stands alone), or the rungs
-    themselves, as "quick,full" or as presets. None: "baseline" where there is a GPU to train on, else
-    "smoke". Raises UserError for unknown names, and for a rung that is named twice.
+    preset: Preset
+    judging: Judging = field(default_factory=Judging)
+
+    @property
+    def name(self) -> str:
+        """For people, and for the id of a proposal that comes up here."""
+        return f"{self.preset.name}{'-until-decided' if self.judging.until_decided else ''}"
+
+
+def ladder_of(asked: str | Preset | Sequence[Preset] | None, device: str | None = None) -> tuple[Rung, ...]:
+    """The rungs of a campaign, the cheapest first, more seeds of the dearest last.
+
+    asked: the preset at the top ("baseline" has "quick" below it; "smoke" stands alone), or the presets
+    themselves, as "quick,full" or as values. None: "baseline" where there is a GPU to train on, else "smoke".
+    Raises UserError for unknown names, and for a preset that is named twice.
     """
+    from archer.judge.sequential import MOST_SEEDS
+
     if asked is None:
         from archer.fleet.launch import available_devices
 
         asked = "smoke" if available_devices(device) == ("cpu",) else TOP
-    rungs = _named(asked) if isinstance(asked, str) else asked
-    ladder = (rungs,) if isinstance(rungs, Preset) else tuple(rungs)
-    names = [preset.name for preset in ladder]
+    named = _named(asked) if isinstance(asked, str) else asked
+    presets = (named,) if isinstance(named, Preset) else tuple(named)
+    names = [preset.name for preset in presets]
     if not names or len(set(names)) < len(names):
         raise UserError(
             f"the ladder is {', '.join(names) or 'empty'}: expected one or more different presets"
         )
-    return ladder
+    if not presets[-1].ranks:
+        return tuple(Rung(preset) for preset in presets)
+    more_seeds = Rung(presets[-1], Judging(until_decided=max(MOST_SEEDS, presets[-1].seeds)))
+    return (*(Rung(preset, Judging(confirm=False)) for preset in presets), more_seeds)
 
 
 def _named(asked: str) -> tuple[Preset, ...]:
@@ -59,22 +84,24 @@ def _named(asked: str) -> tuple[Preset, ...]:
     return tuple(get_preset(name.strip()) for name in asked.split(","))
 
 
-def held_back(verdict: VerdictRecord) -> str:
-    """Why a rule does not go up to the next rung, in a sentence; "" where it does.
+def held_back(verdict: VerdictRecord, upper: Rung) -> str:
+    """Why a rule does not go up to this rung, in a sentence; "" where it does.
 
     Of a preset that ranks nothing no word is believed: there, only a rule without a score is held back.
     """
-    tasks = verdict.against_reference.tasks
-    without = [task.task for task in tasks if task.difference is None]
+    against = verdict.against_reference
+    without = [task.task for task in against.tasks if task.difference is None]
     if without:
         return f"{verdict.rule} has no score on {', '.join(without)}"
     if not verdict.ranks:
         return ""
-    worse = [task.task for task in tasks if _loses(task)]
+    worse = [task.task for task in against.tasks if _loses(task)]
     if worse:
         return f"{verdict.rule} is worse than {verdict.reference} on {', '.join(worse)}"
-    if not any(_may_win(task) for task in tasks):
+    if not any(_may_win(task) for task in against.tasks):
         return f"{verdict.rule} cannot be better than {verdict.reference} by {MARGIN} on any task"
+    if upper.judging.until_decided and _settled(against):
+        return "all six tasks are decided, and nothing was won"
     return ""
 
 
@@ -87,6 +114,13 @@ def _may_win(task: TaskComparison) -> bool:
     return task.high is None or task.high > MARGIN
 
 
-def above(ladder: Sequence[Preset], name: str) -> Preset | None:
+def _settled(against: Comparison) -> bool:
+    """Whether more seeds have nothing to decide and nothing to confirm."""
+    from archer.judge import claim_of
+
+    return claim_of(against) is None and all(task.word != "undecided" for task in against.tasks)
+
+
+def above(ladder: Sequence[Rung], rung: Rung) -> Rung | None:
     """The next rung, None at the top."""
-    return next((upper for lower, upper in pairwise(ladder) if lower.name == name), None)
+    return next((upper for lower, upper in pairwise(ladder) if lower == rung), None)
