@@ -21,6 +21,7 @@ from archer.fleet.compile import compiler
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
 from archer.fleet.memory import capacity
+from archer.fleet.modules import AloneMixer, for_device
 from archer.fleet.race import Race, Racer, Track, starters, together
 from archer.fleet.run import Evaluation, Outcome, Run
 from archer.fleet.state import Weights
@@ -95,9 +96,10 @@ class _Packing:
     ) -> None:
         self.options, self.load, self.report, self.began = options, load, report, began
         self.device = torch.device(options.device)
-        self.model = build_model(runs[0])
+        self.model = for_device(build_model(runs[0]), self.device)
         compiled = options.compiled if options.compiled is not None else self.device.type == "cuda"
-        self.region: Region | None = compiler() if compiled else None
+        self.alone = self.model.mixer if isinstance(self.model.mixer, AloneMixer) else None
+        self.region: Region | None = compiler() if compiled and not self.alone else None
         self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
         self.parked: State | None = None
         self.runs = together(runs) if options.race else runs
@@ -115,6 +117,8 @@ class _Packing:
 
     def _train(self, state: State | None) -> Iterator[Outcome]:
         fleet, self.waiting = self._begin(state)
+        if self.alone:
+            self.report({"event": "alone", "subject": self.alone.name, "message": self.alone.why})
         self._announce(fleet)
         while fleet.size:
             try:
@@ -149,9 +153,9 @@ class _Packing:
 
     def _begin(self, state: State | None) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
-        self.room = self.options.largest or capacity(
+        self.room = 1 if self.alone else self.options.largest or capacity(
             self.model, self.runs[0], self.device, self.load, self.options.memory_share
-        )
+        )  # fmt: skip
         if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
             fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
             running = {member.run.key for member in fleet.members}

@@ -1,0 +1,203 @@
+"""Any module is trained: in a fleet where vmap takes it, else alone, which is said."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.fleet.test_fleet import results
+from tests.fleet.tiny import load, tiny_runs
+from torch import Tensor, nn
+
+from archer.errors import UserError
+from archer.fleet.fleet import Fleet
+from archer.fleet.modules import AloneMixer
+from archer.fleet.run import Outcome, Run, Subject
+from archer.fleet.train import Options, build_model, train
+
+HEAD = "import torch\nfrom torch import nn\n"
+
+FITS = """
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.register_buffer("mask", torch.ones(64, 1))
+
+    def forward(self, x):
+        return self.linear(torch.tanh(x).cumsum(1)) * self.mask[: x.shape[1]]
+"""
+
+BRANCH = """
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        y = self.linear(x.cumsum(1))
+        return y.tanh() if y.mean() > 0 else y
+"""
+
+IN_PLACE = """
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        y = torch.zeros(x.shape)
+        y[:, 1:] += self.linear(x)[:, :-1]
+        return y
+"""
+
+NO_RULE = """
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return Double.apply(self.linear(x.cumsum(1)))
+"""
+
+DROPOUT = """
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(width, width), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.dropout(self.linear(x.cumsum(1)))
+"""
+
+HARD = {"branch": BRANCH, "in place": IN_PLACE, "no vmap rule": NO_RULE, "dropout": DROPOUT}
+
+
+def runs_of(text: str, count: int = 2, **recipe: object) -> list[Run]:
+    subject = Subject("Mixer", HEAD + textwrap.dedent(text), str(hash(text)), module="mixer.py:Mixer")
+    made = tiny_runs(count, **recipe)  # type: ignore[arg-type]
+    return [replace(run, subject=subject) for run in made]
+
+
+def trained(runs: list[Run], **options: object) -> tuple[dict[str, Outcome], list[dict]]:
+    heard: list[dict] = []
+    found = train(runs, Options(**options), load=load, report=heard.append)  # type: ignore[arg-type]
+    return {outcome.key: outcome for outcome in found}, heard
+
+
+def test_a_module_that_vmap_takes_is_a_fleet() -> None:
+    runs = runs_of(FITS)
+    found, heard = trained(runs)
+    assert [event["members"] for event in heard if event["event"] == "fleet"] == [2]
+    assert not any(event["event"] == "alone" for event in heard)
+    assert {outcome.message for outcome in found.values()} == {""}
+
+
+@pytest.mark.parametrize("text", HARD.values(), ids=HARD)
+def test_a_module_that_vmap_cannot_take_is_trained_alone_and_that_is_said(text: str) -> None:
+    runs = runs_of(text)
+    found, heard = trained(runs)
+    said = [event for event in heard if event["event"] == "alone"]
+    assert len(said) == 1
+    assert said[0]["message"]
+    assert {event["members"] for event in heard if event["event"] == "fleet"} == {1}
+    for run in runs:
+        assert found[run.key].status == "finished"
+        assert found[run.key].message.startswith("trained alone, not in a fleet: ")
+        (alone,) = train([run], load=load)
+        assert results(alone) == results(found[run.key])
+        assert alone.curve == found[run.key].curve
+
+
+def test_an_alone_module_computes_what_the_module_computes() -> None:
+    """Losses of the fleet of one against the backbone around the plain module, gradients by autograd."""
+    (run,) = runs_of(BRANCH, 1)
+    model = build_model(run)
+    mixer = AloneMixer(model.mixer.name, model.mixer.make, "a test")  # type: ignore[union-attr]
+    values, x = mixer.initial_values(3), torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+    stacked = {name: value[None].requires_grad_() for name, value in values.items()}
+    plain: nn.Module = mixer._made(3)
+    expected = plain(x)
+    expected.square().sum().backward()
+    made = mixer(stacked, x[None])
+    assert torch.equal(made[0], expected)
+    gradients = torch.autograd.grad(made.square().sum(), list(stacked.values()))
+    for gradient, parameter in zip(gradients, plain.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(gradient[0], parameter.grad)
+
+
+def test_dropout_acts_in_training_and_not_in_evaluation() -> None:
+    (run,) = runs_of(DROPOUT, 1)
+    model = build_model(run)
+    mixer = AloneMixer(model.mixer.name, model.mixer.make, "a test")  # type: ignore[union-attr]
+    fleet = Fleet.start(replace(model, mixer=mixer), [run], load, torch.device("cpu"))
+
+    def loss() -> Tensor:
+        order = torch.arange(16)[None]
+        return fleet.losses(*fleet.splits["train"].batch(order))[0].detach()
+
+    with mixer.drawing(0, 0, fleet.device):
+        first, second = loss(), loss()
+    assert not torch.equal(first, second)
+    with mixer.drawing(0, 0, fleet.device):
+        assert torch.equal(loss(), first)
+    with mixer.looking():
+        assert torch.equal(loss(), loss())
+
+
+def test_a_run_with_dropout_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    runs = runs_of(DROPOUT, 2)
+    whole, _ = trained(runs)
+    parts: dict[str, Outcome] = {}
+    for _ in range(20):
+        left = [run for run in runs if run.key not in parts]
+        if not left:
+            break
+        found, _ = trained(left, checkpoints=tmp_path, stop_after_seconds=1e-9)
+        parts |= found
+    assert {key: results(one) for key, one in parts.items()} == {k: results(o) for k, o in whole.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FITS.replace("self.linear(torch", "self.missing(torch"), "fails on"),
+        (FITS.replace("return ", "return torch.ones(2) + "), "fails on"),
+        ("""
+         class Mixer(nn.Module):
+             def __init__(self, width):
+                 super().__init__()
+                 self.linear = nn.Linear(width, 2 * width)
+
+             def forward(self, x):
+                 return self.linear(x)
+         """, "expected \\[B, T, D\\] to the same"),
+        ("""
+         class Mixer(nn.Module):
+             def __init__(self, width):
+                 super().__init__()
+                 self.norm = nn.BatchNorm1d(width)
+
+             def forward(self, x):
+                 return self.norm(x.mT).mT
+         """, "changes its buffer norm"),
+    ],
+)  # fmt: skip
+def test_what_is_no_token_mixer_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trained(runs_of(text))
