@@ -89,7 +89,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
             self.note(f"{event['message']}; training goes on, but an interruption costs its work")
         elif event["event"] == "alone" and event["subject"] not in self.said:
             self.said.add(event["subject"])
-            self.note(f"{event['subject']} is trained one run at a time, no fleet takes it: {event['message']}")
+            self.note(f"no fleet takes {event['subject']}; its runs are trained alone: {event['message']}")
         elif event["event"] == "smaller":
             self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
 
