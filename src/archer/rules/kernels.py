@@ -184,7 +184,8 @@ def _wy(
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
     _over(_wy_forward, k.numel() // (size * key))(
         k, v, beta, decay, k_read, u, w, t, C=size, K=key, V=value, LEVELS=_levels(size),
-        DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=_warps(size, key, value) // 2,
+        DECAY=decay is not None, READ=k_read is not None, P=_precision(k),
+        num_warps=_warps(size, key, value) // 2,
     )  # fmt: skip
     return u, w, t
 
