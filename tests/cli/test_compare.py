@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,23 @@ def test_calibration(project: Path) -> None:
     assert values[-1]["coverage"] == pytest.approx(4 / 6)
     assert float(rows[-1]["mean_crps"]) == pytest.approx(values[-1]["mean_crps"])
     assert "structured search" in refusal("calibration", "-p", project, "--researcher", "structred search")
+
+
+def test_calibration_of_two_researchers_gives_their_shares(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    assert "Of a budget" not in output("calibration", "-p", folder)
+    with Ledger.in_folder(folder) as ledger:
+        (proposal,), (verdict,) = ledger.proposals(), ledger.verdicts()
+        ledger.add_proposal(replace(proposal, id="proposal-2", researcher="wild guesses"))
+        far = tuple(replace(one, covered=False, crps=0.5) for one in verdict.predictions)
+        ledger.add_verdict(replace(verdict, proposal="proposal-2", predictions=far))
+    said = " ".join(output("calibration", "-p", folder).split())
+    values = json.loads(data("calibration", "-p", folder, "--json"))
+    shares = {value["researcher"]: value["share"] for value in values}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["wild guesses"] < shares["structured search"]
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    assert f"their records earn: {listed}." in said
 
 
 def test_calibration_without_predictions(tmp_path: Path) -> None:

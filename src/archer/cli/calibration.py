@@ -36,6 +36,8 @@ LEGEND = (
     "Sign: changes of which the direction was right. Widen: the factor that its next intervals get.",
 )
 
+SHARES = "Of a budget that these researchers divide, their records earn: {}."
+
 
 def command(
     project: ProjectOption = DEFAULT_PROJECT,
@@ -45,14 +47,15 @@ def command(
 ) -> None:
     """What each researcher's predictions were worth.
 
-    Coverage, error and sign, by researcher and task; the next predictions are widened by it.
+    Coverage, error and sign, by researcher and task; the next predictions are widened by it, and it decides
+    each researcher's share of a budget that several divide.
 
     \b
     Examples: archer calibration
               archer calibration --project archer-project --json
     """
     one_of(("--json", as_json), ("--csv", csv is not None))
-    from archer.judge import track_record
+    from archer.judge import standings, track_record
 
     with open_project(project) as ledger:
         rows = track_record(ledger.verdicts(), ledger.proposals())
@@ -63,8 +66,10 @@ def command(
     known = {row.researcher for row in rows}
     if researcher is not None and researcher not in known:
         raise unknown("researcher", researcher, known)
+    earned = standings(rows, (row.researcher for row in rows))
     rows = tuple(row for row in rows if researcher in (None, row.researcher))
-    values = [_values(row) for row in rows]
+    shares = {one.researcher: one.share for one in earned}
+    values = [{**_values(row), "share": shares[row.researcher]} for row in rows]
     if csv is not None:
         header = [name for name in values[0] if name != "ratios"]
         write_csv(csv, header, [[value[name] for name in header] for value in values])
@@ -72,7 +77,9 @@ def command(
         print_json(values)
     else:
         console = results()
-        console.print(_table(rows, console))
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        notes = (*LEGEND, SHARES.format(listed)) if len(shares) > 1 else LEGEND
+        console.print(_table(rows, console, notes))
 
 
 def _values(row: TrackRow) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def _values(row: TrackRow) -> dict[str, Any]:
     return {**asdict(row), "ratios": ratios, "widening": widening(row.ratios)}
 
 
-def _table(rows: tuple[TrackRow, ...], console: Console) -> RenderableType:
+def _table(rows: tuple[TrackRow, ...], console: Console, notes: tuple[str, ...]) -> RenderableType:
     from archer.judge import widening
 
     grid = plain_table(console.width)
@@ -103,4 +110,4 @@ def _table(rows: tuple[TrackRow, ...], console: Console) -> RenderableType:
         style = "bold" if row.task == "All" else ""
         name = folded(row.researcher, 20) if first else ""
         grid.add_row(name, row.task, *numbers, f"× {widening(row.ratios):.2f}", style=style)
-    return titled("Predictions and what came of them", grid, *LEGEND)
+    return titled("Predictions and what came of them", grid, *notes)

@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from archer.cycle.campaign import Discovery, discover
     from archer.cycle.cycle import Result, bench, run, submit, try_rule
+    from archer.cycle.measuring import Judging
     from archer.cycle.project import Project
     from archer.cycle.watch import Watcher
 
-__all__ = ["Discovery", "Project", "Result", "Watcher", "bench", "discover", "run", "submit", "try_rule"]
+__all__ = [
+    "Discovery",
+    "Judging",
+    "Project",
+    "Result",
+    "Watcher",
+    "bench",
+    "discover",
+    "run",
+    "submit",
+    "try_rule",
+]
 
 _HOME = {
     "Result": "cycle",
@@ -24,6 +36,7 @@ _HOME = {
     "try_rule": "cycle",
     "Discovery": "campaign",
     "discover": "campaign",
+    "Judging": "measuring",
     "Project": "project",
     "Watcher": "watch",
 }
