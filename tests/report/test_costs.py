@@ -90,8 +90,12 @@ def test_costs_of_a_layer_as_the_preset_trains_it():
     assert (costs["delta_net"].state_per_head, costs["gated_delta_net"].state_per_head) == (32 * 32, 32 * 64)
     assert costs["delta_net"].heads == 4
     projections = 2 * (128 * (3 * 128 + 4) + 128 * 128)
-    assert projections < costs["delta_net"].operations_per_token < 3 * projections
-    assert costs["gated_delta_net"].operations_per_token > costs["delta_net"].operations_per_token
+    least = costs["delta_net"].operations_per_token
+    assert least is not None
+    assert projections < least < 3 * projections
+    more = costs["gated_delta_net"].operations_per_token
+    assert more is not None
+    assert more > least
 
 
 def test_of_an_edited_rule_only_what_its_runs_say_is_known():
@@ -211,6 +215,7 @@ def test_a_front_is_drawn_only_where_scores_may_rank():
     mean = verdict.against_reference.mean
     assert mean.low is not None
     assert mean.difference is not None
+    assert mean.candidate is not None
     assert candidate["low"] == pytest.approx(mean.candidate + mean.low - mean.difference)
 
 
@@ -223,7 +228,7 @@ def test_names_of_close_points_stand_apart():
 def test_decoding_is_kept_and_a_broken_file_is_named(tmp_path: Path):
     assert read_decoding(tmp_path) == ()
     hashed = get_rule("decay").hash
-    one: dict[str, Any] = {"rule": "decay", "rule_hash": hashed, "width": 128, "heads": 4, "chunk_size": 32,
+    one: Any = {"rule": "decay", "rule_hash": hashed, "width": 128, "heads": 4, "chunk_size": 32,
            "machine": "m", "torch": "2", "seconds": 0.001}  # fmt: skip
     (tmp_path / DECODING_FILE).write_text(json.dumps([one]))
     assert read_decoding(tmp_path) == (Decoding(**one),)
@@ -231,7 +236,7 @@ def test_decoding_is_kept_and_a_broken_file_is_named(tmp_path: Path):
     costs = rule_costs(runs, RULES, read_decoding(tmp_path))
     assert [d.seconds for d in costs["decay"].decoding] == [0.001]
     assert costs["delta_net"].decoding == ()
-    assert rule_costs(runs, RULES, [Decoding(**one | {"width": 64})])["decay"].decoding == ()
+    assert rule_costs(runs, RULES, [replace(Decoding(**one), width=64)])["decay"].decoding == ()
     (tmp_path / DECODING_FILE).write_text("[{}]")
     with pytest.raises(UserError, match="delete it and measure again"):
         read_decoding(tmp_path)

@@ -26,6 +26,8 @@ from archer.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from archer.ledger.records import RunRecord
+
 EXTRAS = {"fla": ("fla", "triton", "einops"), "llm": ("pydantic_ai", "openai"), "mcp": ("mcp",)}
 """Optional extra: the modules that it brings."""
 
@@ -88,12 +90,26 @@ def command(
     project: Annotated[
         Path, typer.Option("--project", help="The project folder whose disk is looked at.")
     ] = Path("archer-project"),
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Instead: how well quick and baseline predict full.")
+    ] = False,
+    results_folder: Annotated[
+        Path | None,
+        typer.Option("--results", help="With --presets: a folder with quick.csv, full.csv …"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """What this machine has and will be used. Exit status 1 where something keeps Archer from training.
 
-    Example: archer doctor --json
+    \b
+    Examples: archer doctor --json
+              archer doctor --presets --results results
     """
+    if results_folder is not None and not presets:
+        raise UserError("--results belongs to --presets: give both")
+    if presets:
+        _presets(project, results_folder, as_json)
+        return
     if project.exists() and not project.is_dir():
         raise UserError(f"--project: '{project}' is a file; give a folder, which need not exist yet")
     machine = examine(project)
@@ -306,3 +322,56 @@ def _table(machine: Machine) -> Table:
     for name, value in _rows(machine):
         table.add_row(name, Text(value, style="red" if name == "problem" else ""))
     return table
+
+
+# How well small presets predict the large one
+
+SMALLER, LARGEST = ("quick", "baseline"), "full"
+
+
+def _presets(project: Path, folder: Path | None, as_json: bool) -> None:
+    from archer.report.agreement import agreements, in_words
+
+    runs = known_runs(project, folder)
+    found = [agreements(runs, smaller, LARGEST) for smaller in SMALLER]
+    if as_json:
+        print_json([asdict(one) for several in found for one in several])
+        return
+    from rich.table import Table
+
+    table = Table(
+        title=f"Kendall's rank correlation with {LARGEST}, 95% interval", title_justify="left", box=None
+    )
+    table.add_column("Task", style="bold", no_wrap=True)
+    for smaller in SMALLER:
+        table.add_column(smaller, overflow="fold")
+    for lines in zip(*found, strict=True):
+        table.add_row(lines[0].task, *(in_words(line) for line in lines))
+    results().print(table, "Only rules with complete scores under both presets count.", sep="\n")
+
+
+def known_runs(project: Path, folder: Path | None) -> tuple[RunRecord, ...]:
+    """The runs of a project's ledger, where there is one, and of a folder's tables; each run once.
+
+    Raises UserError where there is neither.
+    """
+    from archer.ledger import LEDGER_NAME, Ledger, read_runs
+    from archer.mad.presets import PRESETS
+
+    named = [f"{preset}.csv" for preset in PRESETS]
+    tables = [folder / name for name in named if (folder / name).is_file()] if folder is not None else []
+    if folder is not None and not tables:
+        raise UserError(
+            f"--results: '{folder}' holds none of {', '.join(named)}; "
+            "`archer table --preset P --runs --csv P.csv` writes one"
+        )
+    runs = {run.key: run for path in tables for run in read_runs(path)}
+    if (project / LEDGER_NAME).exists():
+        with Ledger.in_folder(project, read_only=True) as ledger:
+            runs |= {run.key: run for run in ledger.runs()}
+    elif not tables:
+        raise UserError(
+            f"'{project}' holds no project, and no table was given: name a project with --project, "
+            "or a folder of run tables with --results"
+        )
+    return tuple(runs.values())
