@@ -5,6 +5,7 @@
     python results/advance.py absorb outcomes.jsonl plan.json      # back here, into results/<preset>.csv
 
 `plan` asks for what results/<preset>.csv lacks. The state is the CSV files; a piece may end anywhere.
+Make the plan at the revision that trains it: the plan says which that is.
 `archer.fleet.launch` needs torch and numpy only (PYTHONPATH=src). It starts `--processes` training processes
 on each GPU that the plan names ("cuda": all), stops after the plan's seconds or its own `--seconds`, keeps
 checkpoints in the plan's folder, and adds each outcome to the file at once: the same command continues, after
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
+from archer.cycle.project import revision
 from archer.cycle.training import run_record
 from archer.fleet.wire import outcome_from_json, runs_from_json, runs_to_json
 from archer.ledger import read_runs, write_runs
@@ -55,6 +57,7 @@ def plan(arguments: argparse.Namespace) -> None:
                 "threads": 4,
                 "data_dir": None,
                 "preset": preset.name,
+                "revision": revision(),
             }
         )
     )
@@ -70,7 +73,8 @@ def absorb(arguments: argparse.Namespace) -> None:
         if event["event"] == "outcome":
             outcome = outcome_from_json(event["outcome"], set(runs))
             record = run_record(runs[outcome.key], outcome, given["preset"])
-            records[outcome.key] = replace(record, device=arguments.device or record.device)
+            device, trained = arguments.device or record.device, given.get("revision", record.revision)
+            records[outcome.key] = replace(record, device=device, revision=trained)
     write_runs(HERE / f"{given['preset']}.csv", records.values())  # type: ignore[arg-type]
     print(f"{len(records)} runs in results/{given['preset']}.csv")
 
