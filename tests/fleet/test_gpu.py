@@ -1,0 +1,195 @@
+"""What must hold on a GPU: compiled regions, Triton kernels and CUDA graphs change no result.
+
+PYTHONPATH=src python -m pytest tests/fleet/test_gpu.py -q        # torch, numpy and pytest suffice
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.fleet.test_fleet import results
+from tests.fleet.tiny import load
+
+from archer.fleet.compile import compiler
+from archer.fleet.fleet import Fleet
+from archer.fleet.launch import Plan, launch
+from archer.fleet.run import Outcome, Recipe, Run
+from archer.fleet.subjects import rule_subject
+from archer.fleet.train import Options, build_model, train
+from archer.fleet.wire import outcome_from_json, runs_to_json
+from archer.mad import Setting
+from archer.rules import get_rule
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here"),
+    pytest.mark.filterwarnings("ignore"),  # compilers and drivers warn as they like
+]
+
+GPU = torch.device("cuda:0")
+COUNTS = {"train_examples": 256, "validation_examples": 128, "test_examples": 128}
+RECALL = Setting("Context Recall", 8, 64, **COUNTS)
+MEMORIZE = Setting("Memorize", 16, 32, **COUNTS)
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> Iterator[None]:
+    """Products in float32 and not in TF32, as on a CPU."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def gpu_runs(count: int, rule: str = "delta_net", setting: Setting = RECALL, **recipe: object) -> list[Run]:
+    """Runs with heads of 32 and chunks of 32, which the kernels take; seeds differ, and rates."""
+    numbers = {"width": 64, "mixers": 1, "heads": 2, "chunk_size": 32, "batch_size": 64, "epochs": 6}
+    made = Recipe(**{**numbers, "precision": "fp32", **recipe})  # type: ignore[arg-type]
+    subject = rule_subject(get_rule(rule))
+    return [Run(subject, setting, made, (1e-3, 3e-3)[i % 2], 0.1 * (i % 2), i) for i in range(count)]
+
+
+def curves(runs: list[Run], **options: object) -> dict[str, torch.Tensor]:
+    """Losses of every run at every evaluation: [evaluations, 3]."""
+    found = train(runs, Options(device="cuda:0", **options), load=load)  # type: ignore[arg-type]
+    return {
+        o.key: torch.tensor([[p.train_loss, p.validation_loss, p.test_loss] for p in o.curve]) for o in found
+    }
+
+
+@pytest.mark.parametrize("rule", ["delta_net", "gated_delta_net"])
+def test_two_executions_agree(rule: str) -> None:
+    """To the last bit: the order of every sum is fixed, and no atomic additions are made."""
+    runs = gpu_runs(4, rule)
+    first, second = curves(runs), curves(runs)
+    assert first.keys() == second.keys() == {run.key for run in runs}
+    for key, losses in first.items():
+        assert torch.equal(losses, second[key])
+    assert len({tuple(losses.flatten().tolist()) for losses in first.values()}) == len(runs)
+
+
+@pytest.mark.parametrize("rule", ["delta_net", "gated_delta_net", "decay"])
+def test_a_member_equals_the_same_run_alone(rule: str) -> None:
+    """Compiled and captured in a fleet, against alone and not compiled: 200 steps, float32.
+
+    1e-5 where nothing grows; sums in another order differ by 1e-7 each, which training amplifies.
+    """
+    runs = gpu_runs(4, rule)
+    together = Fleet.start(build_model(runs[0]), runs, load, GPU, compiler())
+    alone = [Fleet.start(build_model(run), [run], load, GPU) for run in (runs[0], runs[3])]
+    assert together.captures
+    order = torch.arange(256, device=GPU).view(4, 64)
+    from archer.fleet.capture import captured_step
+
+    together.step = captured_step(together)
+    worst = 0.0
+    for i in range(200):
+        losses = together.step(order[i % 4].expand(4, -1), together.rates).clone()
+        for index, fleet in zip((0, 3), alone, strict=True):
+            one = fleet.train_step(order[i % 4][None], fleet.rates)
+            worst = max(worst, (losses[index] - one[0]).abs().item())
+    assert worst < 1e-4, f"largest difference {worst:.2g}"
+    if rule == "delta_net":
+        assert losses.mean() < 1.5, "nothing was learned, so nothing was compared"
+
+
+def test_a_diverging_member_disturbs_no_other() -> None:
+    """Under a CUDA graph too: the others' losses are the same to the last bit."""
+    calm = gpu_runs(4)
+    wild = [replace(run, learning_rate=float("nan")) if i == 1 else run for i, run in enumerate(calm)]
+    found = {o.key: o for o in train(wild, Options(device="cuda:0"), load=load)}
+    usual = curves(calm)
+    assert found[wild[1].key].status == "diverged"
+    for run in (calm[0], calm[2], calm[3]):
+        one = found[run.key]
+        assert one.status == "finished"
+        losses = torch.tensor([[p.train_loss, p.validation_loss, p.test_loss] for p in one.curve])
+        # after the first evaluation the fleets have different sizes, and sums another order
+        assert torch.equal(losses[0], usual[run.key][0])
+        assert torch.allclose(losses, usual[run.key], atol=1e-3, rtol=1e-3)
+
+
+def test_bf16_ends_where_float32_ends() -> None:
+    """Twelve seeds of each; Welch's t of the final accuracies below 3, or means closer than 0.01."""
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        runs = [
+            replace(run, learning_rate=3e-3, weight_decay=0.0)
+            for run in gpu_runs(12, setting=MEMORIZE, epochs=40, precision=precision)
+        ]
+        scores[precision] = [o.held_out or 0.0 for o in train(runs, Options(device="cuda:0"), load=load)]
+        assert len(scores[precision]) == 12
+    mean = {name: statistics.mean(values) for name, values in scores.items()}
+    error = sum(statistics.variance(values) / len(values) for values in scores.values()) ** 0.5
+    assert min(mean.values()) > 2 / 16, f"nothing was learned: {mean}"
+    assert abs(mean["fp32"] - mean["bf16"]) < max(3 * error, 0.01), (mean, error)
+
+
+def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
+    """A real training process on the GPU, with a checkpoint after every epoch."""
+    options = {"device": "cuda:0", "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
+    plan = {**runs_to_json(runs), "options": options, "threads": 4, "data_dir": None}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "archer.fleet.worker", str(folder / "plan.json")]
+    environment = {**os.environ, "ARCHER_CACHE": str(folder / "cache")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> list[Outcome]:
+    """What a process says until its end, or until it is killed after so many epochs."""
+    found, epochs = [], 0
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        epochs += event["event"] == "epoch"
+        if event["event"] == "outcome":
+            found.append(outcome_from_json(event["outcome"], {run.key for run in runs}))
+        if epochs >= kill_after:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait()
+    return found
+
+
+def test_killed_on_the_gpu_it_ends_with_the_same_results(tmp_path: Path) -> None:
+    runs = gpu_runs(3, epochs=10)
+    assert heard(begin(tmp_path, runs), runs, kill_after=4) == []
+    assert list((tmp_path / "checkpoints").glob("fleet-*.pt"))
+    resumed = heard(begin(tmp_path, runs), runs, kill_after=10**9)
+    undisturbed = sorted(map(results, train(runs, Options(device="cuda:0"), load=load)))
+    assert sorted(map(results, resumed)) == undisturbed
+
+
+def test_several_processes_on_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shapes in two processes that share a GPU end as in one process."""
+    monkeypatch.setenv("ARCHER_CACHE", str(tmp_path / "cache"))
+    runs = [*gpu_runs(2), *gpu_runs(2, setting=MEMORIZE)]
+    plan = Plan(("cuda:0",), tmp_path, threads=4, processes_per_device=2)
+    found = [o for o in launch(runs, plan) if isinstance(o, Outcome)]
+    assert sorted(map(results, found)) == sorted(
+        map(results, train(runs, Options(device="cuda:0"), load=load))
+    )
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU or none here")
+def test_two_gpus_give_the_outcomes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHER_CACHE", str(tmp_path / "cache"))
+    runs = [*gpu_runs(2), *gpu_runs(2, setting=MEMORIZE)]
+    both = [
+        o for o in launch(runs, Plan(("cuda:0", "cuda:1"), tmp_path / "two", 4)) if isinstance(o, Outcome)
+    ]
+    one = [o for o in launch(runs, Plan(("cuda:0",), tmp_path / "one", 4)) if isinstance(o, Outcome)]
+    assert {o.device for o in both} == {"cuda:0", "cuda:1"}
+    assert sorted(map(results, both)) == sorted(map(results, one))
