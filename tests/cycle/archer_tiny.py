@@ -1,4 +1,5 @@
-"""The program `archer` with one more preset, "tiny": all six tasks, an epoch of sixty-four examples.
+"""The program `archer` with one more preset, "tiny": all six tasks, an epoch of sixty-four examples; and with
+"tiny-2", the same for two epochs.
 
     python tests/cycle/archer_tiny.py run --preset tiny
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.cycle.tiny import TINY
+from tests.cycle.tiny import TINY, TINY_2
 
 from archer.mad import PRESETS
 
@@ -21,7 +22,7 @@ def main() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
         del sys.argv[1:3]
-    PRESETS["tiny"] = TINY
+    PRESETS.update({preset.name: preset for preset in (TINY, TINY_2)})
     from archer.cli import main
 
     main()

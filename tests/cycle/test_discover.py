@@ -474,8 +474,32 @@ def test_killed_while_it_trains_the_same_command_continues(tmp_path):
     assert (tmp_path / "p/reports/campaign-0001/summary.md").is_file()
 
 
+@pytest.mark.slow
+def test_killed_on_a_higher_rung_the_same_command_continues(tmp_path):
+    command = (
+        "discover", "--cycles", 1, "--preset", "tiny,tiny-2", "--device", "cpu", "--project", tmp_path / "p",
+    )  # fmt: skip
+    process = start(*command, folder=tmp_path)
+    wait_for(tmp_path / "p", "runs WHERE preset = 'tiny-2'")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_integrity(tmp_path / "p")
+    with Ledger.in_folder(tmp_path / "p", read_only=True) as ledger:
+        assert [(c.preset, c.state) for c in ledger.cycles()] == [("tiny", "finished"), ("tiny-2", "running")]
+        kept = {run.key: run.finished_at for run in ledger.runs()}
+    ended = finish(*command, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "continuing campaign 0001" in ended.stderr
+    with Ledger.in_folder(tmp_path / "p", read_only=True) as ledger:
+        cycles, runs, (first, again) = ledger.cycles(), ledger.runs(), ledger.proposals()
+    assert [(c.preset, c.state) for c in cycles] == [("tiny", "finished"), ("tiny-2", "finished")]
+    assert (again.promoted_from, again.rule) == (first.id, first.rule)
+    assert kept.items() <= {run.key: run.finished_at for run in runs}.items()
+    assert {run.preset for run in runs if run.rule == first.rule} == {"tiny", "tiny-2"}
+
+
 def wait_for(project, table):
-    """Until the ledger has a row in that table."""
+    """Until the ledger has a row in that table, or one that fits "table WHERE ..."."""
     path = project / LEDGER_NAME
     for _ in range(2400):
         if path.exists():

@@ -30,6 +30,7 @@ def tiny(**changes: object) -> Preset:
 
 
 TINY = replace(tiny(), name="tiny")
+TINY_2 = replace(tiny(epochs=2), name="tiny-2")
 
 RULE_IN_SIX_LINES = '''"""A state that forgets a tenth."""
 
