@@ -30,7 +30,7 @@ from archer.ledger.records import (
     VerificationRecord,
 )
 from archer.mad import Preset
-from archer.rules import BASE, REFERENCE
+from archer.rules import BASE, REFERENCE, rule_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -270,7 +270,7 @@ def _train_and_judge(
     names = tuple(dict.fromkeys((proposal.rule, *company(proposal))))
     lab.watcher.phase("train", f"{proposal.rule} beside {' and '.join(company(proposal))}")
     began = time.monotonic()
-    stood_for = None if repeats(proposal) else proposal.rule
+    stood_for = None if proposal.rule in rule_names() else proposal.rule
     together, reach = gather(lab, [lab.subject(name) for name in names], recipe_of(lab.preset), stood_for)
     others = dict.fromkeys((proposal.parent, REFERENCE))
     pairs = {other: Pair(proposal.rule, other, reach.same(proposal.rule, other)) for other in others}
