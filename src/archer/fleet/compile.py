@@ -18,7 +18,18 @@ def compiler() -> Region:
     """Wraps a model's parts so that each is compiled, once per shape (and, for the mixer, per rule)."""
     torch._dynamo.config.recompile_limit = RECOMPILATIONS
     torch._dynamo.config.accumulated_recompile_limit = RECOMPILATIONS
+    _keep_custom_gradients()
     return lambda function, name: _compiled(function)
+
+
+def _keep_custom_gradients() -> None:
+    """Lets the cache on disk hold functions with a gradient of their own, as the mixer's are: without, the
+    mixer is traced, partitioned and looked up anew by every process. No option of older versions of PyTorch.
+    """
+    from torch._functorch import config
+
+    if hasattr(config, "autograd_cache_allow_custom_autograd_functions"):
+        config.autograd_cache_allow_custom_autograd_functions = True
 
 
 @cache
