@@ -338,6 +338,47 @@ def _front_layer(
     }
 
 
+def heat_map(
+    scores: Mapping[str, Mapping[str, float | None]], against: Mapping[str, float | None]
+) -> Mapping[str, Any]:
+    """Rules by tasks: the score in each cell, shaded by its difference to the task's score in `against`."""
+    values = [
+        {
+            "rule": rule,
+            "task": task,
+            "text": "–" if value is None else f"{value:.3f}",
+            **_shade(value, against.get(task)),
+        }
+        for rule, row in scores.items()
+        for task, value in row.items()
+    ]
+    names = 8 * max((len(rule) for rule in scores), default=0)
+    axis = {"title": None, "ticks": False, "domain": False}
+    x_axis = {**axis, "orient": "top", "labelAngle": 0, "labelPadding": 18}
+    x_axis["labelExpr"] = "split(datum.label, ' ')"  # two lines, which grow downwards into the padding
+    y_axis = {**axis, "labelLimit": names, "minExtent": names}
+    place = {
+        "x": {"field": "task", "type": "nominal", "sort": None, "axis": x_axis},
+        "y": {"field": "rule", "type": "nominal", "sort": None, "axis": y_axis},
+    }
+    colour = {"field": "colour", "type": "nominal", "scale": None}
+    shade = {"field": "shade", "type": "quantitative", "scale": None}
+    layers = [
+        {"mark": "rect", "encoding": {**place, "fill": colour, "fillOpacity": shade}},
+        {"mark": "text", "encoding": {**place, "text": {"field": "text"}}},
+    ]
+    return {**_chart(values, {"step": 22}, layers), "width": {"step": 72}, "autosize": "pad"}
+
+
+def _shade(value: float | None, other: float | None) -> dict[str, Any]:
+    """The colour of better or worse, the stronger the larger the difference, up to 0.3."""
+    difference = 0.0 if value is None or other is None else value - other
+    return {
+        "colour": "var(--better)" if difference > 0 else "var(--worse)",
+        "shade": round(0.55 * min(1.0, abs(difference) / 0.3), 3),
+    }
+
+
 def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[Any]) -> Mapping[str, Any]:
     return {
         "$schema": SCHEMA,

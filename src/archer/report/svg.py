@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)"[^>]*>')
@@ -23,6 +25,18 @@ def draw(spec: Mapping[str, Any], description: str) -> str:
     import vl_convert
 
     return embed(vl_convert.vegalite_to_svg(dict(spec)), description)
+
+
+def standalone(spec: Mapping[str, Any], description: str) -> str:
+    """The specification as a file of its own: in the page's light colours, on their paper."""
+    import vl_convert
+
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    light = style[style.index(":root") : style.index("}")]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", light))
+    written = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], json.dumps(spec))
+    drawn = vl_convert.vegalite_to_svg({**json.loads(written), "background": colours["paper"]})
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1) + "\n"
 
 
 def embed(svg: str, description: str) -> str:

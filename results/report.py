@@ -1,0 +1,274 @@
+"""Writes the tables and figures of docs/results.md anew from results/<preset>.csv.
+
+    python results/report.py            # the blocks between markers, and docs/images/results-*.svg
+    python results/report.py --check    # exit status 1 where the page is not what the tables say
+
+The words around the blocks are written by hand. A block stands between `<!-- results: NAME -->` and
+`<!-- end: NAME -->`; NAME is a preset or `agreement`. Tables may be incomplete: what is missing is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from archer.errors import UserError
+from archer.judge import compare
+from archer.ledger import ScoreRow, builtin_history, chosen_runs, read_runs
+from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
+from archer.mad.presets import PRESETS
+from archer.report import charts
+from archer.report.agreement import agreements, in_words, preset_scores
+from archer.report.numbers import interval, is_number, score, signed
+from archer.report.svg import standalone
+from archer.rules import BASE, REFERENCE, resolve_history_name
+
+HERE = Path(__file__).parent
+MEAN, ABSENT = "Mean", "\u2013"
+HISTORY = "fifteen_trials"
+"""The table of earlier results that has every rule under one protocol."""
+
+NOTABLE = 0.05
+"""An earlier difference below this is not a claim: eight rules that are one function differ there by 0.02."""
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; say whether the page is current"
+    )
+    parser.add_argument("--results", type=Path, default=HERE, help="the folder of the tables")
+    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="the folder of results.md")
+    arguments = parser.parse_args()
+    try:
+        current = write(arguments.results, arguments.docs, arguments.check)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if arguments.check and not current:
+        sys.exit("docs/results.md is not what the tables say: run `python results/report.py`")
+
+
+def write(results: Path, docs: Path, check: bool = False) -> bool:
+    """Whether the page was current; unless it is only checked, it is afterwards. Raises UserError."""
+    tables = read_tables(results)
+    page = docs / "results.md"
+    before = page.read_text(encoding="utf-8")
+    after = before
+    for name, block in blocks(tables).items():
+        after = put(after, name, block)
+    if not check:
+        for name, drawing in figures(tables):
+            (docs / "images").mkdir(exist_ok=True)
+            (docs / "images" / name).write_text(drawing, encoding="utf-8")
+        page.write_text(after, encoding="utf-8")
+    return after == before
+
+
+def read_tables(folder: Path) -> dict[str, tuple[RunRecord, ...]]:
+    """The runs of each preset that has a table; of each rule the version that was trained last."""
+    found = {name: read_runs(path) for name in PRESETS if (path := folder / f"{name}.csv").exists()}
+    if not found:
+        raise UserError(f"'{folder}' holds no table of a preset: expected one of {', '.join(PRESETS)}.csv")
+    return {name: newest(runs) for name, runs in found.items()}
+
+
+def newest(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """The runs of each rule's last version: an edited rule is another rule under the same name."""
+    last = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
+    return tuple(run for run in runs if run.rule_hash == last[run.rule])
+
+
+def put(page: str, name: str, block: str) -> str:
+    """The page with one block renewed. Raises UserError where it has no place for it."""
+    first, last = f"<!-- results: {name} -->", f"<!-- end: {name} -->"
+    if page.count(first) != 1 or page.count(last) != 1 or page.index(first) > page.index(last):
+        raise UserError(
+            f"docs/results.md has no place for the block '{name}': add the lines {first} and {last}"
+        )
+    head, rest = page.split(first)
+    return f"{head}{first}\n\n{block}\n\n{last}{rest.split(last)[1]}"
+
+
+def blocks(tables: Mapping[str, tuple[RunRecord, ...]]) -> dict[str, str]:
+    """Every generated block, by name."""
+    history = earlier_scores()
+    found = {name: "\n\n".join(preset_block(name, runs, history)) for name, runs in tables.items()}
+    return found | {"agreement": agreement_block(tables)}
+
+
+def earlier_scores() -> dict[str, dict[str, float]]:
+    """Rule to task to score, as the history has it."""
+    table = next(table for table in builtin_history() if table.name == HISTORY)
+    named = {resolve_history_name(row.model): dict(row.scores) for row in table.rows}
+    return {rule: scores for rule, scores in named.items() if rule}
+
+
+# One preset
+
+
+def preset_block(name: str, runs: Sequence[RunRecord], history: Scores) -> Iterator[str]:
+    """What was run, the scores beside the history, each setting, the differences, and what is missing."""
+    rows = sorted(preset_scores(runs, name), key=_order)
+    tasks = [task for task in TASKS if any(run.task == task for run in runs)]
+    yield _what(runs)
+    yield _table(["rule", *tasks, "mean", "seeds"], [_scores(row, tasks, history) for row in rows])
+    yield f"In brackets the history's score. {ABSENT}: some of the task's settings lack a run."
+    for task in tasks:
+        settings = [setting.name for setting in PRESETS[name].settings if setting.task == task]
+        if len(settings) > 1:
+            yield f"{task}, setting by setting:"
+            yield _table(["rule", *_short(settings)], [_by_setting(row.rule, runs, settings) for row in rows])
+    compared = comparisons(name, runs)
+    if compared:
+        yield f"Minus {BASE}, with 95% intervals; in brackets what the history said, and whether that holds:"
+        lines = [[f"`{c.candidate}`", *(_difference(c, task, history) for task in tasks)] for c in compared]
+        yield _table(["rule", *tasks], lines)
+        drawn = [f"![{task}: differences](images/{_file(name, task)})" for task in _drawable(compared)]
+        yield " ".join([f"![Scores of {name}](images/{_file(name, 'heat')})", *drawn])
+    missing = list(_missing(name, rows))
+    if missing:
+        yield "\n".join(["Not there yet:", "", *missing])
+
+
+def _missing(name: str, rows: Sequence[ScoreRow]) -> Iterator[str]:
+    """A line per task: how many of its settings each rule lacks a score in."""
+    for task in TASKS:
+        total = sum(setting.task == task for setting in PRESETS[name].settings)
+        lacking: dict[int, list[str]] = {}
+        for row in rows:
+            if task in row.missing and row.missing[task].settings:
+                lacking.setdefault(len(row.missing[task].settings), []).append(f"`{row.rule}`")
+        for number, rules in sorted(lacking.items(), reverse=True):
+            yield f"- {task}, {number} of {total} settings: {', '.join(rules)}"
+
+
+def _order(row: ScoreRow) -> tuple[bool, bool, bool, float, str]:
+    """The two references first, then by the mean, and those without one by name."""
+    return (row.rule != BASE, row.rule != REFERENCE, row.mean is None, -(row.mean or 0.0), row.rule)
+
+
+def _what(runs: Sequence[RunRecord]) -> str:
+    lost = sum(run.status != "finished" for run in runs)
+    return (
+        f"{len(runs):,} runs of {len({run.rule for run in runs})} rules, {lost} of them without a score, on "
+        f"{' and '.join(sorted({run.device for run in runs if run.device}))}; "
+        f"{sum(run.wall_seconds for run in runs) / 60:,.1f} minutes of training."
+    )
+
+
+def _scores(row: ScoreRow, tasks: Sequence[str], history: Scores) -> list[str]:
+    known = history.get(row.rule, {})
+    cells = [f"{score(row.scores[task], ABSENT)} ({score(known.get(task), ABSENT)})" for task in tasks]
+    return [f"`{row.rule}`", *cells, score(row.mean, ABSENT), str(row.seeds)]
+
+
+def _by_setting(rule: str, runs: Sequence[RunRecord], settings: Sequence[str]) -> list[str]:
+    """The mean over seeds in each setting."""
+    chosen = chosen_runs([run for run in runs if run.rule == rule])
+    cells = []
+    for name in settings:
+        found = [run.held_out for (_, setting, _), run in chosen.items() if setting == name]
+        known = [value for value in found if value is not None and is_number(value)]
+        cells.append(score(sum(known) / len(known) if known and len(known) == len(found) else None, ABSENT))
+    return [f"`{rule}`", *cells]
+
+
+def _short(settings: Sequence[str]) -> list[str]:
+    """Names of settings without the parts that all of them share."""
+    parts = [name.split("-") for name in settings]
+    shared = set(parts[0]).intersection(*parts[1:])
+    return ["-".join(part for part in one if part not in shared) or "-".join(one) for one in parts]
+
+
+def comparisons(name: str, runs: Sequence[RunRecord]) -> tuple[Comparison, ...]:
+    """Every rule against the plain delta rule; none where that was not trained."""
+    rules = dict.fromkeys(run.rule for run in runs)
+    if BASE not in rules:
+        return ()
+    return tuple(compare(runs, rule, BASE, preset=name) for rule in sorted(rules) if rule != BASE)
+
+
+def _difference(comparison: Comparison, task: str, history: Scores) -> str:
+    line = next(line for line in comparison.tasks if line.task == task)
+    then = _earlier_difference(comparison.candidate, task, history)
+    if line.difference is None:
+        return f"{ABSENT} ({signed(then, ABSENT)})"
+    found = f"{signed(line.difference, ABSENT)} {interval(line.low, line.high, 'no interval')}"
+    return f"{found} **{line.word}** ({signed(then, ABSENT)}: {holds(line, then)})"
+
+
+def _earlier_difference(rule: str, task: str, history: Scores) -> float | None:
+    ours, base = history.get(rule, {}).get(task), history.get(BASE, {}).get(task)
+    return None if ours is None or base is None else ours - base
+
+
+def holds(line: TaskComparison, earlier: float | None) -> str:
+    """Whether an earlier difference is confirmed, contradicted, left open, or was no claim at all."""
+    if earlier is None:
+        return "no claim"
+    if abs(earlier) < NOTABLE:
+        return "noise"
+    if line.word not in ("better", "worse"):
+        return "open" if line.word == "undecided" else "contradicted"
+    return "confirmed" if (line.word == "better") == (earlier > 0) else "contradicted"
+
+
+# How well the small presets predict
+
+
+def agreement_block(tables: Mapping[str, tuple[RunRecord, ...]]) -> str:
+    """Kendall's rank correlation of quick and baseline with full."""
+    runs = [run for several in tables.values() for run in several]
+    found = [agreements(runs, smaller, "full") for smaller in ("quick", "baseline")]
+    rows = [[lines[0].task, *(in_words(line) for line in lines)] for lines in zip(*found, strict=True)]
+    return _table(["task", "quick and full", "baseline and full"], rows)
+
+
+# Figures
+
+
+def figures(tables: Mapping[str, tuple[RunRecord, ...]]) -> Iterator[tuple[str, str]]:
+    """File name and drawing: a heat map per preset, and every rule's difference on each task."""
+    words = dict.fromkeys(("better", "worse", "same", "undecided"), "") | {"missing": "no score"}
+    for name, runs in tables.items():
+        compared = comparisons(name, runs)
+        if not compared:
+            continue
+        rows = sorted(preset_scores(runs, name), key=_order)
+        base = next(row for row in rows if row.rule == BASE)
+        scores = {row.rule: {**row.scores, MEAN: row.mean} for row in rows}
+        spec = charts.heat_map(scores, {**base.scores, MEAN: base.mean})
+        yield _file(name, "heat"), standalone(spec, f"Scores of {name}, shaded by the difference to {BASE}")
+        for task in _drawable(compared):
+            lines = [replace(line, task=c.candidate) for c in compared for line in c.tasks
+                     if line.task == task and line.difference is not None]  # fmt: skip
+            axis = f"{task}: difference to {BASE}"
+            yield _file(name, task), standalone(charts.difference_chart(lines, words, axis, 170), axis)
+
+
+def _drawable(compared: Sequence[Comparison]) -> list[str]:
+    """Tasks with a difference for some rule."""
+    known = {line.task for c in compared for line in c.tasks if line.difference is not None}
+    return [task for task in TASKS if task in known]
+
+
+def _file(preset: str, what: str) -> str:
+    return f"results-{preset}-{re.sub('[^a-z]+', '-', what.lower())}.svg"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

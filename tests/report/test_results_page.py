@@ -1,0 +1,104 @@
+"""results/report.py: the page's tables and figures from partial tables, and whether the page is current."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.report.test_costs import make_run
+
+from archer.errors import UserError
+from archer.ledger import write_runs
+from archer.ledger.records import RunRecord
+from archer.mad.presets import PRESETS
+
+SCRIPT = Path(__file__).parents[2] / "results" / "report.py"
+PAGE = "Words.\n\n<!-- results: quick -->\nstale words\n<!-- end: quick -->\n\nMore words.\n\n" \
+       "<!-- results: agreement -->\n<!-- end: agreement -->\n"  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_report", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+LEVELS = {"delta_net": 0.5, "softmax": 0.8, "hybrid": 0.2}
+
+
+def some_runs() -> list[RunRecord]:
+    """Three rules, three seeds; hybrid lacks Memorize, and Selective Copy nobody has."""
+    return [
+        make_run(rule, index, seed, level + 0.001 * seed * index)
+        for rule, level in LEVELS.items()
+        for index, setting in enumerate(PRESETS["quick"].settings)
+        for seed in range(3)
+        if setting.task != "Selective Copy" and (rule, setting.task) != ("hybrid", "Memorize")
+    ]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    docs.mkdir()
+    write_runs(results / "quick.csv", some_runs())
+    (docs / "results.md").write_text(PAGE)
+    return results, docs
+
+
+def line_of(page: str, start: str, number: int = 0) -> list[str]:
+    found = [line for line in page.splitlines() if line.startswith(f"| `{start}`")]
+    return [cell.strip() for cell in found[number].strip("|").split("|")]
+
+
+def test_the_page_is_written_anew_around_the_words(script: ModuleType, folders: tuple[Path, Path]) -> None:
+    results, docs = folders
+    assert script.write(results, docs, check=True) is False
+    assert (docs / "results.md").read_text() == PAGE
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    assert page.startswith("Words.")
+    assert "More words." in page
+    assert "stale words" not in page
+    assert script.write(results, docs, check=True) is True
+    assert line_of(page, "softmax")[1] == "0.800 (0.428)"
+    assert line_of(page, "hybrid")[4] == "\u2013 (0.613)"  # Memorize
+    assert "Selective Copy, 1 of 1 settings: `delta_net`, `hybrid`, `softmax`" in page
+    assert "Memorize, 1 of 1 settings: `hybrid`" in page
+    assert "0 rules: too few" in page
+    drawn = sorted(path.name for path in (docs / "images").iterdir())
+    assert drawn[0] == "results-quick-compress.svg"
+    assert "results-quick-heat.svg" in drawn
+    assert "results-quick-selective-copy.svg" not in drawn
+    for name in drawn:
+        assert f"images/{name}" in page
+        assert "var(" not in (docs / "images" / name).read_text()
+
+
+def test_a_difference_says_whether_the_history_holds(script: ModuleType, folders: tuple[Path, Path]) -> None:
+    results, docs = folders
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    softmax, hybrid = line_of(page, "softmax", 1), line_of(page, "hybrid", 1)
+    assert "+0.300 [" in softmax[4]
+    assert softmax[4].endswith("**better** (+0.376: confirmed)")  # Memorize
+    assert softmax[3].endswith(": contradicted)")  # Fuzzy Recall: -0.056 then
+    assert hybrid[4] == "\u2013 (+0.210)"
+    assert softmax[2].endswith(": noise)")  # Context Recall: -0.013 then
+
+
+def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, docs = folders
+    (docs / "results.md").write_text("no place")
+    with pytest.raises(UserError, match="add the lines <!-- results: quick -->"):
+        script.write(results, docs)
+    with pytest.raises(UserError, match="holds no table of a preset"):
+        script.read_tables(tmp_path)
