@@ -15,6 +15,8 @@ from tests.cli.project import CANDIDATE, EXACT, diverge, make_run, make_runs, wr
 from archer.ledger import Ledger, read_runs
 from archer.ledger.records import TASKS
 from archer.mad.presets import PRESETS
+from archer.rules import get_rule
+from archer.verify.layer_cost import LayerSize, layer_costs
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,9 @@ def test_no_heading_and_no_number_is_cut(project: Path, columns: int) -> None:
 def test_cost_stands_beside_the_scores(project: Path) -> None:
     text = output("table", "-p", project, "--preset", "quick", columns=160)
     (line,) = [line for line in text.split("Cost")[1].splitlines() if line.startswith("gated_delta_net ")]
-    assert line.split()[1:] == ["1,000", "2,048", "\u00d7", "4", "451,364", "13.2", "unknown"]
+    counted = layer_costs([get_rule("gated_delta_net")], LayerSize(128, 4, 32))["gated_delta_net"]
+    operations = f"{counted.operations_per_token:,.0f}"
+    assert line.split()[1:] == ["1,000", "2,048", "\u00d7", "4", operations, "13.2", "unknown"]
     row = {row["rule"]: row for row in rows_of(project, "--preset", "quick")}[CANDIDATE]
     assert (row["parameters"], row["state_per_head"], row["heads"]) == ("1000", "1024", "4")
     (part,) = json.loads(data("table", "-p", project, "--preset", "quick", "--json"))

@@ -105,6 +105,7 @@ def test_of_an_edited_rule_only_what_its_runs_say_is_known():
 
 def test_the_width_that_matches_has_at_least_as_many_parameters():
     run = _as_trained("delta_net")
+    assert matching_width(run.parameters + 1, run, RULES) == 132  # the next multiple of four heads
     width = matching_width(run.parameters + 60_000, run, RULES)
     assert width is not None
     assert width % 4 == 0

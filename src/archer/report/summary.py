@@ -113,7 +113,7 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             cycles=len(campaign.cycles),
             runs=numbers.count(len(campaign.runs)),
             lost=sum(run.status not in ("finished", "dropped") for run in campaign.runs),
-            hours=f"{seconds / 3600:.1f}",
+            hours=f"{seconds / 3600:.2g}",
             **states,
         )
     )
