@@ -136,9 +136,11 @@ def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str) -> dic
 
 
 def wy_errors(
-    sizes: tuple[int, int, int], decay: bool, read: bool, dtype: torch.dtype, device: str, count: int = 3
-) -> dict[str, Any]:
-    """The same for `wy` alone, with and without decay and a read key of its own."""
+    sizes: tuple[int, int, int], decay: bool, read: bool, dtype: torch.dtype, device: str, count: int = 3,
+    repeated: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The same for `wy` alone, with and without decay and a read key of its own. repeated: all keys of a
+    chunk are the same, as those of blank tokens are."""
     chunk, key, value = sizes
     shapes = {"k": key, "v": value, "beta": 1, "decay": chunk, "k_read": key}
     given = {
@@ -147,6 +149,8 @@ def wy_errors(
     }
     given |= {n: torch.nn.functional.normalize(given[n], dim=-1) for n in ("k", "k_read")}
     given |= {n: given[n].sigmoid() for n in ("beta", "decay")}
+    if repeated:
+        given |= {"k": given["k"][..., :1, :].expand_as(given["k"]), "beta": given["beta"] * 0.01 + 0.99}
     left_out = {n for n, wanted in (("decay", decay), ("k_read", read)) if not wanted}
     given = {n: x.to(dtype) for n, x in given.items() if n not in left_out}
 
@@ -185,6 +189,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
     for decay, read in itertools.product((False, True), repeat=2):
         case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
         cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
+    cases["wy repeated"] = wy_errors((32, 32, 32), False, False, torch.float32, "cpu", repeated=True)
     return cases
 
 
@@ -214,7 +219,7 @@ def test_every_kernel_equals_its_plain_form_in_the_interpreter():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     cases = json.loads(done.stdout.splitlines()[-1])
-    assert len(cases) == len(RULES) + 4
+    assert len(cases) == len(RULES) + 5
     wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
     assert not wrong
     idle = {name for name, case in cases.items() if not case["taken"]}

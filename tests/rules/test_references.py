@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize, silu, softplus
 
-from archer.rules import get_rule
+from archer.rules import get_rule, invert_unit_lower
 from archer.rules.inputs import Inputs, random_inputs
 
 LENGTHS = (1, 31, 32, 33, 63, 100, 127)
@@ -112,6 +112,36 @@ def test_float32_is_within_1e5_of_the_recurrence_in_float64(name, length):
     )
     expected = gradients(exact, lambda x: recurrence(name, x))
     compare(gradients(single, run_rule(name)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("name", TOKEN_RULES)
+def test_float32_holds_where_all_tokens_are_the_same(name, strength):
+    """Blank tokens are: their keys repeat, and every number on the way to (I + A)⁻¹ must stay small."""
+    inputs = random_inputs(get_rule(name), length=100, dtype=torch.float64, spread=0.5)
+    features = {n: x[..., :1, :].expand_as(x) for n, x in inputs.features.items()}
+    same = replace(
+        inputs,
+        k=inputs.k[..., :1, :].expand_as(inputs.k),
+        beta=torch.full_like(inputs.beta, strength),
+        features=features,
+    )
+    o, S = recurrence(name, same)
+    single = replace(
+        same.map(lambda x: x.float()), parameters={n: x.float() for n, x in same.parameters.items()}
+    )
+    found, state = single.run(get_rule(name))
+    torch.testing.assert_close(found.double(), o, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state["S"].double(), S, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 20, 32, 33, 128])
+@pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
+def test_the_inverse_holds_all_digits_where_keys_repeat(size, strength):
+    lower = torch.full((2, size, size), strength).tril(-1)
+    wanted = torch.linalg.inv(torch.eye(size, dtype=torch.float64) + lower.double())
+    found = invert_unit_lower(lower)
+    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-6
 
 
 @pytest.mark.parametrize("name", TOKEN_RULES)

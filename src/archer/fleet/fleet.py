@@ -193,12 +193,16 @@ class Fleet:
         return loss.detach(), (wanted != IGNORED).sum((1, 2)), predicted, wanted
 
     def _accuracy(self, predictions: Tensor, targets: Tensor, examples: int) -> Tensor:
-        score, classes = torch.zeros(self.size, device=self.device), self.model.vocabulary
+        """The mean over examples; in float64, so that all right is exactly 1."""
+        total, classes = (
+            torch.zeros(self.size, dtype=torch.float64, device=self.device),
+            self.model.vocabulary,
+        )
         for first in range(0, examples, SCORE_BATCH):
             batch = slice(first, min(first + SCORE_BATCH, examples))
-            share = (batch.stop - batch.start) / examples
-            score += share * macro_accuracy_torch(predictions[:, batch], targets[:, batch], classes)
-        return score
+            count = batch.stop - batch.start
+            total += count * macro_accuracy_torch(predictions[:, batch], targets[:, batch], classes).double()
+        return total / examples
 
     def is_over(self, member: Member) -> bool:
         """Diverged, done, or as good as a run can be told to be."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from archer.mad import Setting, find_task
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raised when the training code changes what a run results in; it is part of every run's key."""
 
 

@@ -29,13 +29,17 @@ LOCAL = {
 
 INVERT = '''
 def invert_unit_lower(strictly_lower):
-    """(I + A)⁻¹ for strictly lower triangular A [..., C, C], by doubling: (I - A)(I + A²)(I + A⁴)…"""
-    inverse = torch.eye(strictly_lower.shape[-1]).to(strictly_lower) - strictly_lower
-    power, reach = strictly_lower, 2
-    while reach < strictly_lower.shape[-1]:
-        power = power @ power
-        inverse = inverse + inverse @ power
-        reach *= 2
+    """(I + A)⁻¹ for strictly lower triangular A [..., C, C], from the inverses of diagonal blocks.
+
+    With D the inverse of two neighbouring blocks and L what stands below the first: D - D L D.
+    """
+    index, block = torch.arange(strictly_lower.shape[-1], device=strictly_lower.device), 1
+    inverse = torch.eye(len(index)).to(strictly_lower).expand_as(strictly_lower)
+    while block < len(index):
+        row, column = index[:, None] // block, index[None, :] // block
+        below = (row // 2 == column // 2) & (row % 2 == 1) & (column % 2 == 0)
+        inverse = inverse - inverse @ (strictly_lower * below) @ inverse
+        block *= 2
     return inverse
 '''.strip()
 

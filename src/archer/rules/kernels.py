@@ -45,11 +45,15 @@ def _wy_forward(
     if DECAY:
         lower = lower * tl.load(_tile(decay, index, C, C)).to(tl.float32)
     lower = tl.where(rows[:, None] > rows[None, :], lower, 0.0)
-    inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0) - lower
-    power = lower
-    for _ in tl.static_range(LEVELS):
-        power = tl.dot(power, power, input_precision=P)
-        inverse = inverse + tl.dot(inverse, power, input_precision=P)
+    inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0)
+    for level in tl.static_range(LEVELS):  # as `invert_unit_lower_plainly`
+        row, column = (rows >> level)[:, None], (rows >> level)[None, :]
+        below = ((row >> 1) == (column >> 1)) & (row % 2 == 1) & (column % 2 == 0)
+        part = tl.where(below, lower, 0.0)
+        if level == 0:
+            inverse = inverse - part
+        else:
+            inverse = inverse - _product(_product(inverse, part, P), inverse, P)
     transform = inverse.to(kind)
     tl.store(_tile(t, index, C, C), transform)
     values = tl.load(_tile(v, index, C, V)).to(tl.float32)
@@ -168,7 +172,7 @@ def _precision(x: Tensor) -> str:
 
 
 def _levels(size: int) -> int:
-    return size.bit_length() - 2
+    return size.bit_length() - 1
 
 
 def _warps(*sizes: int) -> int:
