@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.fleet.tiny import load, tiny_runs
 
-from archer.fleet.fleet import Fleet
+from archer.fleet.fleet import Fleet, restored
 from archer.fleet.run import Outcome, Run
 from archer.fleet.state import Weights
 from archer.fleet.train import Options, build_model, train
@@ -132,3 +132,49 @@ def results(outcome: Outcome) -> tuple[object, ...]:
     """What a run resulted in, without how long it took."""
     curve = tuple((point.epoch, round(point.test_loss, 4)) for point in outcome.curve)
     return (outcome.key, outcome.status, outcome.epochs, curve)
+
+
+def test_what_is_compiled_keeps_its_rows_until_half_of_them_would_be_spare() -> None:
+    """A region that compiles nothing stands for one that does: its shapes are what is looked at."""
+    shapes: list[int] = []
+
+    def region(function, name):
+        def seen(*given):
+            made = function(*given)
+            shapes.append((made[0] if isinstance(made, tuple) else made).shape[0])
+            return made
+
+        return seen
+
+    runs = tiny_runs(5, epochs=6)
+    fleet = Fleet.start(build_model(runs[0]), runs, load, CPU, region)
+    gone, expected = [(), (1, 3), (4,), (), ()], [5, 5, 2, 2, 2]
+    for leaving, rows in zip(gone, expected, strict=True):
+        fleet.leave(lambda member, keys=frozenset(runs[i].key for i in leaving): member.run.key in keys)
+        shapes.clear()
+        fleet.run_epoch()
+        fleet.evaluate()
+        assert set(shapes) == {rows}
+        assert fleet.state()["weights"]["flat"].shape[0] == fleet.size
+    assert [member.run for member in fleet.members] == [runs[0], runs[2]]
+    for member in fleet.members:
+        alone = start([member.run])
+        for _ in range(5):
+            alone.run_epoch()
+            alone.evaluate()
+        losses = [[p.train_loss, p.test_loss] for m in (member, alone.members[0]) for p in m.curve]
+        half = len(losses) // 2
+        assert torch.allclose(torch.tensor(losses[:half]), torch.tensor(losses[half:]), atol=1e-5)
+
+
+def test_runs_that_join_take_the_place_of_spare_rows() -> None:
+    runs = tiny_runs(6, epochs=3)
+    kept = Fleet.start(build_model(runs[0]), runs[:4], load, CPU, lambda function, name: function)
+    kept.run_epoch()
+    kept.select([0, 2, 3])
+    assert (kept.size, kept.rows) == (3, 4)
+    restarted = restored(kept.model, runs, kept.state(), load, CPU)
+    assert (restarted.size, restarted.rows) == (3, 3)
+    kept.run_epoch()
+    restarted.run_epoch()
+    assert torch.allclose(kept.weights_of_members().flat, restarted.weights.flat, atol=1e-6)

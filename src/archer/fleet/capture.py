@@ -52,7 +52,7 @@ def captured_look(fleet: Fleet, split: Split) -> Look:
 
 def _no_order(fleet: Fleet) -> Tensor:
     size = fleet.members[0].run.recipe.batch_size
-    return torch.zeros(fleet.size, size, dtype=torch.long, device=fleet.device)
+    return torch.zeros(fleet.rows, size, dtype=torch.long, device=fleet.device)
 
 
 def _recorded(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:

@@ -51,6 +51,7 @@ class Fleet:
     splits: dict[str, Split]
     device: torch.device
     region: Region | None = None
+    spare: int = 0
     rates: Tensor = field(init=False)
     decays: Tensor = field(init=False)
     seeds: Tensor = field(init=False)
@@ -71,7 +72,7 @@ class Fleet:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
             enable_kernels()
-        runs = [member.run for member in self.members]
+        runs = [member.run for member in self._in_rows(self.members)]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
         self.decays = torch.tensor([run.weight_decay for run in runs], device=self.device)
         self.seeds = torch.tensor([run.seed for run in runs], device=self.device)
@@ -84,6 +85,15 @@ class Fleet:
     @property
     def size(self) -> int:
         return len(self.members)
+
+    @property
+    def rows(self) -> int:
+        """F of the tensors: the members, and behind them spare rows, which nobody looks at."""
+        return self.size + self.spare
+
+    def _in_rows(self, of_members: list[Any]) -> list[Any]:
+        """One value per row; spare rows stand in for the first member."""
+        return [*of_members, *of_members[:1] * self.spare]
 
     def run_epoch(self) -> None:
         """One pass of every member over its training set. Raises OutOfMemory with the state as before."""
@@ -98,7 +108,7 @@ class Fleet:
         share = (time.perf_counter() - began) / self.size
         self.members = [
             replace(m, epoch=m.epoch + 1, train_loss=loss, wall_seconds=m.wall_seconds + share)
-            for m, loss in zip(self.members, mean_losses, strict=True)
+            for m, loss in zip(self.members, mean_losses[: self.size], strict=True)
         ]
 
     def _drawing(self) -> AbstractContextManager[None]:
@@ -110,12 +120,12 @@ class Fleet:
 
     def _train_steps(self) -> Tensor:
         recipe, train = self.members[0].run.recipe, self.splits["train"]
-        epochs = torch.tensor([member.epoch for member in self.members], device=self.device)
+        epochs = torch.tensor(self._in_rows([m.epoch for m in self.members]), device=self.device)
         orders = shuffled(self.seeds, epochs, train.examples, recipe.batch_size)
         rates = self.rates * self._schedule(epochs)
         if self.step is None:
             self.step = captured_step(self) if self.captures else self.train_step
-        total = torch.zeros(self.size, device=self.device)
+        total = torch.zeros(self.rows, device=self.device)
         for step in range(orders.shape[1]):
             total += self.step(orders[:, step], rates)
         return total / orders.shape[1]
@@ -168,7 +178,7 @@ class Fleet:
         total, count, predictions, targets = 0.0, 0.0, [], []
         for first in range(0, split.examples, size):
             order = torch.arange(first, first + size, device=self.device)
-            order = torch.where(order < split.examples, order, -1).expand(self.size, -1)
+            order = torch.where(order < split.examples, order, -1).expand(self.rows, -1)
             loss, scored, predicted, wanted = look(order)
             total, count = total + loss * scored, count + scored
             predictions.append(predicted)
@@ -195,7 +205,7 @@ class Fleet:
     def _accuracy(self, predictions: Tensor, targets: Tensor, examples: int) -> Tensor:
         """The mean over examples; in float64, so that all right is exactly 1."""
         total, classes = (
-            torch.zeros(self.size, dtype=torch.float64, device=self.device),
+            torch.zeros(self.rows, dtype=torch.float64, device=self.device),
             self.model.vocabulary,
         )
         for first in range(0, examples, SCORE_BATCH):
@@ -232,8 +242,14 @@ class Fleet:
         return [outcome(member, self.model.parameters, str(self.device), alone) for member in gone]
 
     def select(self, indices: list[int]) -> None:
-        """Keeps only these members."""
-        kept = torch.tensor(indices, dtype=torch.long, device=self.device)
+        """Keeps only these members.
+
+        What is compiled is compiled for a number of rows: it stays until half of them would be spare.
+        """
+        spare = self.rows - len(indices)
+        self.spare = spare if self.region is not None and 0 < spare < len(indices) else 0
+        rows = [*indices, *indices[:1] * self.spare]
+        kept = torch.tensor(rows, dtype=torch.long, device=self.device)
         self.members = [self.members[i] for i in indices]
         self.weights = self.weights.keep(kept)
         self.splits = {name: split.keep(kept) for name, split in self.splits.items()}
@@ -248,7 +264,11 @@ class Fleet:
              "train_loss": m.train_loss, "curve": [asdict(point) for point in m.curve]}
             for m in self.members
         ]  # fmt: skip
-        return {"members": members, "weights": self.weights.to_cpu()}
+        return {"members": members, "weights": self.weights_of_members().to_cpu()}
+
+    def weights_of_members(self) -> Weights:
+        """The state without spare rows."""
+        return self.weights.keep(torch.arange(self.size, device=self.device)) if self.spare else self.weights
 
 
 def load_splits(runs: Sequence[Run], load: Load, device: torch.device) -> dict[str, Split]:

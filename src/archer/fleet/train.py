@@ -207,7 +207,7 @@ class _Packing:
 
     def _joined(self, fleet: Fleet, other: Fleet) -> Fleet:
         members = [*fleet.members, *other.members]
-        weights: Weights = fleet.weights.join(other.weights)
+        weights: Weights = fleet.weights_of_members().join(other.weights_of_members())
         splits = load_splits([member.run for member in members], self.load, self.device)
         return Fleet(self.model, members, weights, splits, self.device, self.region)
 

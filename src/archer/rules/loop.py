@@ -12,6 +12,7 @@ chunks stand in front, [N, ..., C, D]; a shorter last chunk is handled at its ow
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def chunk_loop(
     returned; its token count must be a multiple of the chunk size. Returns o [..., T, Dv] and the state:
     S [..., Dk, Dv], the rule's carried values, and `tokens`, the number of tokens seen (a scalar tensor).
     """
-    with torch.autocast(q.device.type, dtype=q.dtype, enabled=q.dtype in (torch.bfloat16, torch.float16)):
+    with _mixed_precision(q):
         return _chunk_loop(rule, q, k, v, beta, features or {}, parameters or {}, state, chunk_size)
 
 
@@ -83,10 +84,23 @@ def chunk_loop_on_chunks(
     state.
     """
     q, v = chunks["q"], chunks["v"]
-    with torch.autocast(q.device.type, dtype=q.dtype, enabled=q.dtype in (torch.bfloat16, torch.float16)):
+    with _mixed_precision(q):
         start = torch.zeros((), device=q.device)
         o, state = _run_chunks(rule, dict(chunks), dict(parameters), initial_state(rule, q[0], v[0]), start)
     return o, {**state, "tokens": start + q.shape[0] * q.shape[-2]}
+
+
+def _mixed_precision(q: Tensor) -> AbstractContextManager[Any]:
+    """Products in q's precision where that is half, in their own where not.
+
+    What is so already is left alone: PyTorch keeps no compiled code that changes it between processes.
+    """
+    device, half = q.device.type, q.dtype in (torch.bfloat16, torch.float16)
+    if torch.is_autocast_enabled(device) == half and (
+        not half or torch.get_autocast_dtype(device) == q.dtype
+    ):
+        return nullcontext()
+    return torch.autocast(device, dtype=q.dtype, enabled=half)
 
 
 def initial_state(rule: Rule, q: Tensor, v: Tensor) -> State:
