@@ -88,7 +88,7 @@ def _wy_backward(
     lower = tl.where(rows[:, None] > rows[None, :], lower, 0.0)
     if DECAY:
         overlap = _product(scaled, tl.trans(keys), P)
-        tl.store(_tile(ddecay, index, C, C), (lower * overlap).to(kind))
+        tl.store(_tile(ddecay, index, C, C), lower * overlap)
         lower = lower * tl.load(_tile(decay, index, C, C)).to(tl.float32)
     lower = lower.to(kind)
     from_scaled = _product(lower, keys, P)
@@ -258,9 +258,10 @@ _wy.register_autograd(_wy_apply, setup_context=_wy_setup)
 def wy(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor | None) -> dict[str, Tensor]:
     """As `archer.rules.algebra.wy`, for tensors that `kernels_for` accepts."""
     kind = k.dtype
+    precise = None if decay is None else decay.float()  # what forgets is a sum of logarithms: 8 bits are few
     given = [
-        x if x is None else x.to(kind).expand(*k.shape[:-1], x.shape[-1]).contiguous()
-        for x in (decay, k_read)
+        x if x is None else x.expand(*k.shape[:-1], x.shape[-1]).contiguous()
+        for x in (precise, None if k_read is None else k_read.to(kind))
     ]
     beta = beta.to(kind).expand(*k.shape[:-1], 1).contiguous()
     u, w, _ = _wy(k.contiguous(), v.to(kind).contiguous(), beta, *given)
