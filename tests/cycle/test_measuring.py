@@ -13,6 +13,8 @@ import pytest
 from tests.cycle.tiny import RULE_IN_SIX_LINES, SETTINGS, check_integrity, finish, start, tiny
 
 from archer.cycle import Watcher, bench, try_rule
+from archer.cycle.again import bench_again
+from archer.cycle.laboratory import open_laboratory
 from archer.cycle.measuring import Judging
 from archer.cycle.training import Resources, TimeIsUp, run_record
 from archer.errors import UserError
@@ -286,6 +288,42 @@ def test_a_bench_knows_where_two_rules_are_one_function(world: Any, tmp_path: Pa
     assert {task.exact_settings for task in other.tasks} == {0}
 
 
+@pytest.mark.parametrize(("level_again", "confirmed"), [(0.85, True), (0.5, False)])
+@pytest.mark.parametrize("judging", [Judging(), Judging(until_decided=3)])
+def test_a_bench_is_judged_again_from_its_runs(
+    world: Any, forgets: Path, tmp_path: Path, judging: Judging, level_again: float, confirmed: bool
+) -> None:
+    """The same looks, the same exact settings, the same fresh seeds; nothing is trained."""
+    world(winning(level_again))
+    project = tmp_path / "project"
+    rules = [str(forgets), "gated_delta_net", "decay"]
+    preset = tiny(ranks=True, chunk_size=64, seeds=3)
+    result = bench(rules, project, preset=preset, reference="delta_net", judging=judging)
+    assert any(task.exact_settings for one in result.comparisons for task in one.tasks)
+    assert [one.confirmed for one in result.confirmations] == [confirmed]
+    world(lambda run: pytest.fail(f"{run.key} is trained"))
+    with open_laboratory(project, preset, judging=judging) as lab:
+        (cycle,) = lab.ledger.cycles()
+        assert bench_again(lab, cycle, result.runs) == (result.comparisons, result.confirmations)
+        run = next(run for run in result.runs if run.rule == "delta_net")
+        assert bench_again(lab, cycle, [run]) == ((), ())
+
+
+def test_a_bench_whose_winner_was_never_trained_again(world: Any, forgets: Path, tmp_path: Path) -> None:
+    world(winning(0.9))
+    project = tmp_path / "project"
+    result = bench([str(forgets)], project, preset=RANKING, judging=Judging(confirm=False))
+    with open_laboratory(project, RANKING) as lab:
+        assert lab.confirms
+        assert bench_again(lab, result.cycle, result.runs) == (result.comparisons, ())
+
+
+def test_the_reference_of_a_bench_may_be_a_file(world: Any, forgets: Path, tmp_path: Path) -> None:
+    world(winning(0.9))
+    result = bench(["decay"], tmp_path / "project", preset=RANKING, reference=str(forgets))
+    assert [(one.candidate, one.baseline) for one in result.comparisons] == [("decay", "forgets")]
+
+
 def test_an_impossible_number_of_seeds_is_refused() -> None:
     with pytest.raises(UserError, match="expected 1 to 999"):
         Judging(until_decided=0)
@@ -347,8 +385,9 @@ def test_killed_between_its_looks_the_real_command_goes_on(tmp_path: Path) -> No
     ended = finish(*asked, "--max-seeds", "2", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "continuing cycle 0001" in ended.stderr
-    assert "Looks at softmax against gated_delta_net: after 1 seed" in ended.stdout
-    assert "Method: seeds are added until decided, looks planned after 1, 2 seeds" in ended.stdout
+    said = " ".join(ended.stdout.split())
+    assert "softmax against gated_delta_net: seeds were added where it was open" in said
+    assert "seeds are added until decided, looks planned after 1, 2 seeds" in said
     with Ledger.in_folder(tmp_path / "project", read_only=True) as ledger:
         after = {run.key: run for run in ledger.runs()}
         assert [cycle.state for cycle in ledger.cycles()] == ["finished"]

@@ -16,8 +16,10 @@ from archer.ledger.records import (
     TASKS,
     CheckRecord,
     Comparison,
+    ConfirmationRecord,
     CurvePoint,
     CycleRecord,
+    Look,
     Prediction,
     PredictionScore,
     ProposalRecord,
@@ -433,3 +435,30 @@ def lowered(comparison: Comparison, rule: str) -> Comparison:
     return replace(
         comparison, candidate=rule, tasks=tuple(map(lower, comparison.tasks)), mean=lower(comparison.mean)
     )
+
+
+LOOKED = "the method as the judge put it on record"
+
+
+def looked(comparison: Comparison, *seeds: int) -> Comparison:
+    """The comparison as if seeds had been added: its decided tasks fell at the last of these looks."""
+    decided = tuple(line.task for line in comparison.tasks if line.word != "undecided")
+    looks = tuple(
+        Look(number, 0.05 * number / sum(seeds), TASKS, decided if number == seeds[-1] else ())
+        for number in seeds
+    )
+    return replace(comparison, looks=looks, method=LOOKED)
+
+
+def confirmed_facts(confirmed: bool = True, ranks: bool = True) -> Facts:
+    """The example with a win on the mean that was measured again with fresh seeds, after two looks."""
+    first = facts("quick" if ranks else "smoke", ranks)
+    assert first.verdict is not None
+    won = looked(first.verdict.against_reference, 1, 3)
+    again = lowered(replace(won, looks=(), method=""), CANDIDATE)
+    fresh = tuple(replace(run, seed=run.seed + 7000, key=f"fresh{run.key}") for run in first.runs[:6])
+    confirmation = ConfirmationRecord(
+        "mean", confirmed, (7000, 7001, 7002), won.mean, again, tuple(run.key for run in fresh)
+    )
+    verdict = replace(first.verdict, against_reference=won, confirmation=confirmation)
+    return replace(first, verdict=verdict, fresh_runs=fresh)

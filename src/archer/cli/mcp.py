@@ -209,5 +209,6 @@ def _verdict_facts(verdict: VerdictRecord) -> dict[str, Any]:
                 for task in (*comparison.tasks, comparison.mean)
             ],
         }
+    facts["confirmation"] = asdict(verdict.confirmation) if verdict.confirmation else None
     facts["predictions"] = [asdict(prediction) for prediction in verdict.predictions]
     return facts

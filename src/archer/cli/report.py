@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from archer.cycle.laboratory import Laboratory
     from archer.ledger import HistoryTable, Ledger
     from archer.ledger.records import CycleRecord
+    from archer.mad import Preset
     from archer.report import Facts, Note
 
 LANGUAGES = ("en", "zh")
@@ -104,9 +105,7 @@ def _write_cycle(
     laboratory = _laboratory(ledger, cycle, project, history)
     if decoding:
         _time_decoding(laboratory, cycle, project)
-    facts = laboratory.facts(cycle)
-    compared = {"comparisons": _comparisons(facts), "ranks": laboratory.preset.ranks}
-    facts = laboratory.facts(cycle, **compared)
+    facts = laboratory.facts(cycle, ranks=laboratory.preset.ranks, **_compared(laboratory, cycle))
     return facts, _write(build(facts, language), Project(project).reports / cycle.id)
 
 
@@ -131,15 +130,25 @@ def _write(note: Note, folder: Path, name: str = "report") -> tuple[Path, ...]:
 def _laboratory(ledger: Ledger, cycle: CycleRecord, project: Path, history: Path | None) -> Laboratory:
     """What the cycle itself wrote its report with; the ledger is only read."""
     from archer.cycle.laboratory import Laboratory
+    from archer.cycle.measuring import Judging
     from archer.cycle.project import Project
     from archer.cycle.training import Resources
     from archer.cycle.watch import Watcher
+
+    tables = _history(cycle, history)
+    judging = Judging(cycle.settings.get("until_decided"), cycle.settings.get("confirm"))
+    return Laboratory(
+        Project(project), ledger, _preset(cycle.preset), tables, Resources(), Watcher(), cycle.seed,
+        judging=judging,
+    )  # fmt: skip
+
+
+def _preset(name: str) -> Preset:
+    """A preset by name. quick-cosine or quick-width144 are quick, trained otherwise; others rank nothing."""
     from archer.mad.presets import PRESETS
 
-    unknown_preset = replace(PRESETS["smoke"], name=cycle.preset, settings=(), ranks=False)
-    preset = PRESETS.get(cycle.preset, unknown_preset)
-    tables = _history(cycle, history)
-    return Laboratory(Project(project), ledger, preset, tables, Resources(), Watcher(), cycle.seed)
+    known = PRESETS.get(name.partition("-")[0])
+    return replace(known or replace(PRESETS["smoke"], settings=(), ranks=False), name=name)
 
 
 def _history(cycle: CycleRecord, history: Path | None) -> tuple[HistoryTable, ...]:
@@ -156,19 +165,27 @@ def _history(cycle: CycleRecord, history: Path | None) -> tuple[HistoryTable, ..
     return tables
 
 
-def _comparisons(facts: Facts) -> tuple[Any, ...]:
-    """Every rule of the cycle against its reference, but for the one that was proposed: it has a verdict."""
+def _compared(laboratory: Laboratory, cycle: CycleRecord) -> dict[str, Any]:
+    """The comparisons that no verdict holds: all of a bench's, and of a cycle's company those beside it."""
+    from archer.cycle.again import bench_again, reference_of
+    from archer.cycle.reach import Reach
     from archer.judge import compare
-    from archer.report.facts import stand_ins
-    from archer.rules import REFERENCE
 
-    runs = (*facts.runs, *stand_ins(facts))
-    trained = [rule for rule in facts.cycle.rules if any(run.rule == rule for run in runs)]
-    reference = REFERENCE if REFERENCE in trained else next(reversed(facts.cycle.rules), None)
-    if reference not in trained:
-        return ()
-    others = [rule for rule in trained if rule not in (reference, facts.candidate)]
-    return tuple(compare(runs, rule, reference, preset=facts.cycle.preset) for rule in others)
+    ledger = laboratory.ledger
+    runs = ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
+    if cycle.proposal is None:
+        comparisons, confirmations = bench_again(laboratory, cycle, runs)
+        return {"comparisons": comparisons, "confirmations": confirmations}
+    reach, reference = Reach(ledger, runs), reference_of(cycle)
+    if reference not in reach.hashes:
+        return {}
+    candidate, everything = ledger.proposals(id=cycle.proposal)[0].rule, (*runs, *reach.stand_ins())
+    others = [rule for rule in cycle.rules if rule in reach.hashes and rule not in (reference, candidate)]
+    found = [
+        compare(everything, rule, reference, preset=cycle.preset, exact_settings=reach.same(rule, reference))
+        for rule in others
+    ]
+    return {"comparisons": found}
 
 
 def _write_campaign(ledger: Ledger, project: Path, language: str) -> tuple[Path, ...]:

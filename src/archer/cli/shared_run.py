@@ -232,18 +232,4 @@ def finish(result: Result) -> None:
     elif result.cycle.state == "failed":
         console.print("No run finished: nothing can be said. The report lists what went wrong.")
     console.print(final_table(result.facts, paths=result.reports))
-    for line in _how_decided(result):
-        console.print(line, style="dim", markup=False, soft_wrap=True)
     raise typer.Exit(STATUS[result.cycle.state])
-
-
-def _how_decided(result: Result) -> list[str]:
-    """Which looks were taken, and what fresh seeds said of what was won."""
-    from archer.judge.verdicts import headline, looks_sentences
-
-    verdict = result.verdict
-    judged = (verdict.against_reference, verdict.against_parent) if verdict else result.comparisons
-    return [
-        *looks_sentences(judged),
-        *(headline(one.comparison, one) for one in result.confirmations),
-    ]

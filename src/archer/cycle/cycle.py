@@ -207,10 +207,11 @@ def bench(
     preset, schedule = get_preset(preset), check_schedule(schedule)
     if schedule != "constant":
         preset = replace(preset, name=f"{preset.name}-{schedule}")
-    subjects = [named_subject(name, arguments, trust) for name in dict.fromkeys((*rules, reference))]
+    asked = {name: named_subject(name, arguments, trust) for name in (*rules, reference)}
+    subjects, reference = [*asked.values()], asked[reference].name
     names = tuple(subject.name for subject in subjects)
     with open_laboratory(project, preset, resources=resources, watcher=watcher, judging=judging) as lab:
-        cycle = lab.begin("bench", rules=[subject.hash for subject in subjects])
+        cycle = lab.begin("bench", rules=[subject.hash for subject in subjects], reference=reference)
         lab.watcher.phase("train", ", ".join(names))
         together, reach = gather(lab, subjects, recipe_of(preset, schedule))
         pairs = [Pair(name, reference, reach.same(name, reference)) for name in names if name != reference]
@@ -224,9 +225,10 @@ def bench(
         except TimeIsUp as pause:
             return _paused(lab, cycle, pause)
         lab.watcher.phase("judge")
-        found = tuple(map(confirmed, comparisons, wins))
-        closed = _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found)
-        return replace(closed, confirmations=tuple(win for win in wins if win))
+        found, won = tuple(map(confirmed, comparisons, wins)), tuple(win for win in wins if win)
+        return _close(
+            lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won
+        )
 
 
 def describe_history(lab: Laboratory) -> str:
@@ -324,10 +326,14 @@ def _close(
     verdict: VerdictRecord | None = None,
     runs: tuple[RunRecord, ...] = (),
     comparisons: tuple[Comparison, ...] = (),
+    confirmations: tuple[ConfirmationRecord, ...] = (),
 ) -> Result:
-    """Writes the report, then ends the cycle: an interrupted report is written again."""
+    """Writes the report, then ends the cycle: an interrupted report is written again.
+
+    confirmations: of a bench's winners; a verdict holds its own.
+    """
     lab.watcher.phase("report")
-    more = {"comparisons": comparisons, "ranks": lab.preset.ranks} if comparisons else {}
+    more = {"comparisons": comparisons, "ranks": lab.preset.ranks, "confirmations": confirmations}
     paths = lab.report(cycle, **more)
     message = (
         verdict.summary
@@ -344,4 +350,6 @@ def _close(
         report_paths=tuple(str(path) for path in paths),
     )
     facts = lab.facts(cycle, **more)
-    return Result(cycle, tuple(runs), paths, facts, proposal, verification, verdict, comparisons)
+    return Result(
+        cycle, tuple(runs), paths, facts, proposal, verification, verdict, comparisons, confirmations
+    )

@@ -431,7 +431,7 @@ def _next_steps(facts: Facts, words: Wording) -> Iterator[Inline]:
             yield words.inline(
                 "next.undecided", rule=code(comparison.candidate), tasks=words.tasks(open_tasks)
             )
-        if comparison.beats_on_all:
+        if comparison.beats_on_all and facts.confirmation_of(comparison) is None:
             yield words.inline("next.confirm", rule=code(comparison.candidate))
         behind = [line for line in lines_of(comparison) if line.word == "worse" and line.task != MEAN]
         if behind:

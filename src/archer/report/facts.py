@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from archer.ledger.history import HistoryTable
 from archer.ledger.records import (
     Comparison,
+    ConfirmationRecord,
     CycleRecord,
     ProposalRecord,
     RunRecord,
@@ -57,6 +58,7 @@ class Facts:
     those beside the verdict's two. aliases: a history table's model to a rule's name. past: earlier
     verdicts. chance: the score of guessing by task, where known. files: what was written, beside the report.
     costs: of each trained rule. surpluses: rules with more parameters than those they are compared with.
+    confirmations: of a bench's winners; fresh_runs: with seeds that had no part in a win, of any kind.
     """
 
     cycle: CycleRecord
@@ -77,6 +79,8 @@ class Facts:
     ranks: bool = False
     costs: Mapping[str, RuleCost] = field(default_factory=dict)
     surpluses: tuple[Surplus, ...] = ()
+    confirmations: tuple[ConfirmationRecord, ...] = ()
+    fresh_runs: tuple[RunRecord, ...] = ()
 
     @property
     def candidate(self) -> str | None:
@@ -97,6 +101,28 @@ class Facts:
     def floors(self) -> Mapping[str, float | None]:
         """The noise floor by task."""
         return self.verdict.noise_floor if self.verdict else self.noise_floor
+
+    @property
+    def every_run(self) -> tuple[RunRecord, ...]:
+        """The runs that were judged, and those that confirmed or refused a win."""
+        return (*self.runs, *self.fresh_runs)
+
+    def all_confirmations(self) -> tuple[ConfirmationRecord, ...]:
+        """The verdict's, and those of a bench."""
+        own = self.verdict.confirmation if self.verdict else None
+        return (*([own] if own else []), *self.confirmations)
+
+    def confirmation_of(self, comparison: Comparison) -> ConfirmationRecord | None:
+        """What fresh seeds said of these two rules."""
+        pair = comparison.candidate, comparison.baseline
+        found = {(one.comparison.candidate, one.comparison.baseline): one for one in self.all_confirmations()}
+        return found.get(pair)
+
+    def is_contender(self, comparison: Comparison) -> bool:
+        """Whether a win here would be a claim of this note: over the reference, by what was proposed."""
+        if self.verdict is None:
+            return self.proposal is None
+        return (comparison.candidate, comparison.baseline) == (self.verdict.rule, self.verdict.reference)
 
     def in_order(self, rules: Iterable[str]) -> list[str]:
         """Each rule once: the candidate, its parent, the reference, then the others; colours follow this."""
@@ -216,11 +242,12 @@ def gather(
     files: Iterable[str] = (),
     noise_floor: Mapping[str, float | None] | None = None,
     ranks: bool = False,
+    confirmations: Iterable[ConfirmationRecord] = (),
 ) -> Facts:
     """The facts of one cycle, read from the ledger.
 
     rules: the registered ones, and the candidate's if it is loaded (else it is known by its text alone).
-    comparisons, noise_floor, ranks: for a bench, which has no verdict.
+    comparisons, noise_floor, ranks, confirmations: for a bench, which has no verdict.
     """
     from archer.rules import resolve_history_name
 
@@ -246,7 +273,10 @@ def gather(
         noise_floor=noise_floor or {},
         files=tuple(files),
         ranks=ranks,
+        confirmations=tuple(confirmations),
     )
+    fresh = [key for one in facts.all_confirmations() for key in one.run_keys]
+    facts = replace(facts, fresh_runs=ledger.runs(keys=fresh) if fresh else ())
     return _with_costs(facts, ledger, loaded)
 
 

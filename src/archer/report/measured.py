@@ -8,6 +8,7 @@ from dataclasses import replace
 from archer.judge.cells import Cells
 from archer.ledger.records import TASKS, Comparison, PredictionScore, RunRecord, TaskComparison
 from archer.report import charts, numbers
+from archer.report.decisions import confirmation_sentence, decision_sentences, looks_blocks
 from archer.report.facts import Facts
 from archer.report.observe import short_name
 from archer.report.tree import (
@@ -47,12 +48,13 @@ def lead(facts: Facts, words: Wording) -> tuple[Block, ...]:
 def _warnings(facts: Facts, words: Wording) -> Iterator[Block]:
     if not facts.may_rank:
         yield Paragraph(words.inline("lead.ranks_nothing", preset=facts.cycle.preset), "warning")
-    lost = [run for run in facts.runs if run.status not in ("finished", "dropped")]
+    every = facts.every_run
+    lost = [run for run in every if run.status not in ("finished", "dropped")]
     if lost:
-        yield Paragraph(words.inline("lead.unfinished", lost=len(lost), runs=len(facts.runs)), "warning")
-    dropped = sum(run.status == "dropped" for run in facts.runs)
+        yield Paragraph(words.inline("lead.unfinished", lost=len(lost), runs=len(every)), "warning")
+    dropped = sum(run.status == "dropped" for run in every)
     if dropped:
-        yield Paragraph(words.inline("lead.raced", dropped=dropped, runs=len(facts.runs)))
+        yield Paragraph(words.inline("lead.raced", dropped=dropped, runs=len(every)))
 
 
 def _verdict_sentences(facts: Facts, words: Wording) -> Iterator[Block]:
@@ -63,6 +65,7 @@ def _verdict_sentences(facts: Facts, words: Wording) -> Iterator[Block]:
             yield Paragraph(quoted(facts.cycle.message))
     for comparison in facts.all_comparisons():
         yield Paragraph(summary_sentence(comparison, words, facts.may_rank))
+        yield from (Paragraph(said) for said in decision_sentences(comparison, facts, words))
 
 
 def summary_sentence(comparison: Comparison, words: Wording, judged: bool = True) -> Inline:
@@ -167,7 +170,12 @@ def verdict_section(facts: Facts, words: Wording) -> Section:
     blocks: list[Block] = []
     if comparisons:
         blocks.append(_difference_figure(comparisons, words, facts.may_rank))
-    blocks += [difference_table(comparison, facts, words) for comparison in comparisons]
+    for comparison in comparisons:
+        blocks += [
+            difference_table(comparison, facts, words),
+            *looks_blocks(comparison, words, facts.may_rank),
+            *_confirmation(comparison, facts, words),
+        ]
     if comparisons:
         key = "verdict.how_to_read" if facts.may_rank else "verdict.not_judged"
         blocks.append(Paragraph(words.inline(key), "muted"))
@@ -197,7 +205,18 @@ def _renamed(line: TaskComparison, words: Wording, judged: bool) -> TaskComparis
     return replace(line, task=words.task(line.task), word=line.word if judged else "same")
 
 
-def difference_table(comparison: Comparison, facts: Facts, words: Wording) -> Table:
+def _confirmation(comparison: Comparison, facts: Facts, words: Wording) -> Iterator[Block]:
+    """What the fresh seeds alone say, task by task."""
+    found = facts.confirmation_of(comparison)
+    if found is not None:
+        yield Paragraph(confirmation_sentence(found, words, facts.may_rank))
+        alone = replace(facts, runs=facts.fresh_runs)
+        yield difference_table(found.comparison, alone, words, "confirmation.table")
+
+
+def difference_table(
+    comparison: Comparison, facts: Facts, words: Wording, caption_key: str = "verdict.table"
+) -> Table:
     """Six tasks and the mean: difference, word, p-value, both scores, and what they rest on."""
     rows = tuple(_difference_row(comparison, line, facts, words) for line in lines_of(comparison))
     columns = [
@@ -210,7 +229,7 @@ def difference_table(comparison: Comparison, facts: Facts, words: Wording) -> Ta
         words.text("column.notes"),
     ]
     caption = words.inline(
-        "verdict.table",
+        caption_key,
         rule=code(comparison.candidate),
         baseline=code(comparison.baseline),
         preset=comparison.preset,
@@ -272,9 +291,9 @@ def noise_section(facts: Facts, words: Wording, linked: bool = True) -> Section:
 
 
 def _lost_runs(facts: Facts, words: Wording, linked: bool) -> Iterator[Block]:
-    lost = [run for run in facts.runs if run.status != "dropped" and _scoreless(run)]
+    lost = [run for run in facts.every_run if run.status != "dropped" and _scoreless(run)]
     if not lost:
-        yield Paragraph(words.inline("lost.none", runs=len(facts.runs)))
+        yield Paragraph(words.inline("lost.none", runs=len(facts.every_run)))
         return
     columns = tuple(
         words.text(f"column.{name}") for name in ("run", "rule", "task", "setting", "state", "message")

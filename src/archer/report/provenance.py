@@ -41,7 +41,7 @@ def files_section(facts: Facts, words: Wording) -> Section:
 
 def provenance_section(facts: Facts, words: Wording) -> Section:
     """The cycle, the machines and packages, the sources, and every run."""
-    places = _environments(facts.runs)
+    places = _environments(facts.every_run)
     blocks: list[Block] = [_cycle_table(facts, words)]
     if places:
         blocks.append(_environment_table(places, words))
@@ -123,11 +123,12 @@ def _citations(facts: Facts, words: Wording) -> Iterator[Block]:
 
 
 def _run_table(facts: Facts, places: dict[Environment, str], words: Wording) -> Iterator[Block]:
-    if not facts.runs:
+    if not facts.every_run:
         yield Paragraph(words.inline("provenance.no_runs"))
         return
     runs = sorted(
-        facts.runs, key=lambda run: (run.rule, _order(run.task), run.setting, run.seed, run.learning_rate)
+        facts.every_run,
+        key=lambda run: (run.rule, _order(run.task), run.setting, run.seed, run.learning_rate),
     )
     rows, group = [], ""
     for run in runs:

@@ -20,6 +20,7 @@ from archer.ledger.records import TASKS, Comparison, TaskComparison
 from archer.report import numbers
 from archer.report.cost_section import COLUMNS, cost_cells, machines
 from archer.report.costs import RuleCost
+from archer.report.decisions import decision_sentences
 from archer.report.facts import Facts
 from archer.report.language import catalogue
 from archer.report.measured import summary_sentence
@@ -137,6 +138,7 @@ class _FinalTable:
         elif self.facts.all_comparisons():
             legend = self.words.text("terminal.not_judged", reference=self.facts.reference)
             lines.append(Text(legend, style="dim"))
+        lines += [Text(line, style="dim") for line in self._decisions()]
         if self.facts.floors:
             none = self.words.text("number.unknown")
             known = [f"{task} {numbers.score(self.facts.floors.get(task), none)}" for task in TASKS]
@@ -146,6 +148,13 @@ class _FinalTable:
         if lost:
             lines.append(Text(f"{self.words.text('terminal.lost')}: {lost}", style="yellow"))
         return list(lines)
+
+    def _decisions(self) -> list[str]:
+        """Looks that were taken, the method of each, and what fresh seeds said of a win."""
+        comparisons = self.facts.all_comparisons()
+        said = [text_of(one) for c in comparisons for one in decision_sentences(c, self.facts, self.words)]
+        methods = dict.fromkeys(c.method for c in comparisons if c.looks and c.method)
+        return [*said, *(self.words.text("looks.method", method=method) for method in methods)]
 
     def _costs(self, width: int) -> list[RenderableType]:
         costs = {rule: self.facts.costs[rule] for rule in self.facts.measured() if rule in self.facts.costs}
