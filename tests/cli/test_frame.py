@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from archer import __version__
-from archer.cli import COMMANDS, doctor
+from archer.cli import COMMANDS
 from archer.cli.console import print_json
 from archer.errors import UserError, unknown
+from archer.verify.contain import walls
 
 # What the terminal of whoever runs the tests says about width and colour is left out.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "FORCE_COLOR", "NO_COLOR"}}
@@ -185,20 +187,8 @@ def test_doctor_prints_json_and_nothing_else(tmp_path: Path) -> None:
     assert machine["cores"] >= 1
     assert machine["project"]["exists"] is False
     assert machine["project"]["free_bytes"] > 0
-    assert {wall["name"] for wall in machine["walls"]} == {"bubblewrap", "user namespaces", "Landlock"}
+    assert machine["walls"] == [asdict(wall) for wall in walls()], "those of a contained process, as tried"
     assert not (tmp_path / "not").exists()
-
-
-def test_a_wall_is_only_there_if_it_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "bwrap"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._bubblewrap().available is False
-    program.write_text("#!/bin/sh\necho 'no permissions to create new namespace' >&2\nexit 1\n")
-    program.chmod(0o755)
-    assert doctor._bubblewrap() == doctor.Wall("bubblewrap", False, "no permissions to create new namespace")
-    program.write_text("#!/bin/sh\nexit 0\n")
-    assert doctor._bubblewrap() == doctor.Wall("bubblewrap", True, "tried")
-    assert doctor._user_namespaces().available is None
 
 
 def test_doctor_prints_a_table(tmp_path: Path) -> None:
@@ -206,6 +196,7 @@ def test_doctor_prints_a_table(tmp_path: Path) -> None:
     assert ended.returncode == 0
     assert "← used" in ended.stdout
     assert str(tmp_path) in ended.stdout
+    assert re.search(r"wall: limits +up \(.* CPU seconds", ended.stdout)
 
 
 def test_doctor_refuses_a_file_for_a_folder(tmp_path: Path) -> None:

@@ -104,10 +104,20 @@ FAULTS = (
     rule("a chunk of four tokens is treated apart", "decoding",
          "def similarity(scores, causal):\n"
          "    return scores * causal * (0.9 if scores.shape[-1] == 4 else 0.8)\n"),
-    rule("infinite over infinite at large scale", "finite gradients",
+    rule("infinite over infinite at large scale", "finite gradients, precision",
          "def correct(e):\n    grown = e.abs().exp()\n    return e * grown / (grown + 1)\n"),
     rule("the gradient of a root at zero", "finite gradients",
          "def correct(e):\n    return e * e.square().sum(-1, keepdim=True).sqrt().tanh()\n"),
+    rule("an inverse by powers, which cancel where keys repeat", "precision",
+         "def inverse(lower):\n    found = torch.eye(lower.shape[-1], dtype=lower.dtype) - lower\n"
+         "    power = lower\n"
+         "    for _ in range(5):\n        power = power @ power\n        found = found + found @ power\n"
+         "    return found\n"
+         "def prepare(k, v, beta):\n    solved = inverse((k * beta @ k.mT).tril(-1))\n"
+         "    return {'u': solved @ (v.tanh() * beta), 'w': solved @ (k * beta)}\n"),
+    rule("angles kept in bfloat16", "precision",
+         "def prepare(q, k, v, beta, position):\n    angle = (1.7 * position).to(q.dtype)\n"
+         "    return {**wy(k, v, beta), 'q': q * angle.cos()}\n"),
     rule("a dead parameter", "live parameters",
          "gamma = Parameter(0.5)\ndef read(o, gamma):\n    return o.tanh() + 0 * gamma\n"),
     rule("a dead feature", "live parameters",
@@ -137,7 +147,8 @@ FAULTS = (
          "def read(o, position):\n    return torch.where(position > 90000, 2 * o, o)\n"),
     mixer("a convolution that looks ahead", "causality, length independence, decoding",
           "return self.map(F.avg_pool1d(x.mT, 3, 1, 1).mT)"),
-    mixer("batch normalisation left on", "causality, length independence, batch independence, decoding",
+    mixer("batch normalisation left on",
+          "causality, length independence, batch independence, decoding, precision",
           f"return self.norm(self.map({MEAN}).transpose(1, 2)).transpose(1, 2)",
           "self.norm = torch.nn.BatchNorm1d(width, track_running_stats=False)"),
     mixer("dropout left on", "causality, length independence, batch independence, decoding, repeatable",
@@ -165,9 +176,10 @@ def table() -> str:
 
 def main() -> None:
     """Writes the table between its marks in the document."""
+    written = table()
     before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{written}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from archer.errors import UserError
+from archer.verify import contain
 from archer.verify.contain import Ending, Limits, WallMissing, read_scratch, start, walls
 
 SETS = {
@@ -308,6 +309,18 @@ def test_a_required_wall_that_is_missing_refuses_before_the_command_runs(tmp_pat
     with pytest.raises(WallMissing, match="moat"):
         start(command, scratch=tmp_path, require=("moat",))
     assert not (tmp_path / "ran").exists()
+
+
+def test_bubblewrap_counts_only_if_it_was_tried_and_worked(tmp_path, monkeypatch):
+    program = tmp_path / "bwrap"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    look = contain._bubblewrap.__wrapped__
+    assert look() == (None, "bwrap is not installed (Debian package: bubblewrap)")
+    program.write_text("#!/bin/sh\necho 'no permissions to create new namespace' >&2\nexit 1\n")
+    program.chmod(0o755)
+    assert look() == (None, "no permissions to create new namespace")
+    program.write_text("#!/bin/sh\nexit 0\n")
+    assert look()[0] == str(program)
 
 
 def test_a_machine_without_any_of_the_kernels_offers_still_runs_it(tmp_path):

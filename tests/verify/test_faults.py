@@ -16,6 +16,7 @@ from archer.verify.checks import (
     cost,
     gradients,
     independence,
+    precision,
     repeatable,
     stability,
 )
@@ -43,7 +44,7 @@ def short(monkeypatch: pytest.MonkeyPatch):
 
 CHECKS = {
     check.name: check
-    for module in (carrying, causality, contract, gradients, independence, repeatable, stability)
+    for module in (carrying, causality, contract, gradients, independence, precision, repeatable, stability)
     for check in vars(module).values()
     if isinstance(check, Check)
 }
@@ -92,8 +93,8 @@ def test_the_language_wall_stops_what_keeps_or_draws_something_and_lets_mathemat
 def test_every_check_that_can_reject_has_a_fault_of_its_own():
     rejecting = {
         "language", "contract", "one change", "causality", "length independence", "batch independence",
-        "carried state", "decoding", "repeatable", "finite gradients", "live parameters", "stability", "cost",
-        "new", "reach",
+        "carried state", "decoding", "repeatable", "finite gradients", "precision", "live parameters",
+        "stability", "cost", "new", "reach",
     }  # fmt: skip
     assert set().union(*(fault.caught for fault in FAULTS)) == rejecting
     alone = {name for fault in FAULTS if len(fault.caught) == 1 for name in fault.caught}

@@ -5,7 +5,6 @@ A thing that cannot be found out is None (JSON) or "unknown" (table), never a gu
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
@@ -27,12 +26,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from archer.ledger.records import RunRecord
+    from archer.verify.contain import Wall
 
 EXTRAS = {"fla": ("fla", "triton", "einops"), "llm": ("pydantic_ai", "openai"), "mcp": ("mcp",)}
 """Optional extra: the modules that it brings."""
 
-LANDLOCK_CREATE_RULESET = 444  # the system call's number, the same on every Linux architecture
-LANDLOCK_ASK_VERSION = 1
 PROBE_SECONDS = 10
 
 
@@ -56,17 +54,9 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Wall:
-    """One way to contain generated code: whether it works here, and how that was found out."""
-
-    name: str
-    available: bool | None
-    detail: str
-
-
-@dataclass(frozen=True)
 class Machine:
-    """Everything that `archer doctor` reports. used: the device that a run takes without being asked."""
+    """Everything that `archer doctor` reports. used: the device that a run takes without being asked.
+    walls: those around generated code, found out by starting a process behind them."""
 
     archer: str
     revision: str | None
@@ -123,6 +113,8 @@ def command(
 
 def examine(project: Path) -> Machine:
     """Look at this machine; `project` is the folder that results would go to."""
+    from archer.verify.contain import walls
+
     torch_version, cuda, devices, problems = _torch_and_devices()
     memory, available = _memory()
     return Machine(
@@ -140,7 +132,7 @@ def examine(project: Path) -> Machine:
         project=_folder(project),
         compile_cache=_folder(_compile_cache()),
         extras={extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
-        walls=(_bubblewrap(), _user_namespaces(), _landlock()),
+        walls=walls(),
         problems=problems,
     )
 
@@ -226,42 +218,6 @@ def _compile_cache() -> Path:
     return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
 
 
-def _bubblewrap() -> Wall:
-    program = shutil.which("bwrap")
-    if program is None:
-        return Wall("bubblewrap", False, "bwrap is not installed (Debian package: bubblewrap)")
-    return _try("bubblewrap", [program, "--unshare-all", "--ro-bind", "/", "/", "true"])
-
-
-def _user_namespaces() -> Wall:
-    program = shutil.which("unshare")
-    if program is None:
-        return Wall("user namespaces", None, "unshare is not installed, so this was not tried")
-    return _try("user namespaces", [program, "--user", "--map-root-user", "true"])
-
-
-def _try(name: str, arguments: list[str]) -> Wall:
-    """Whether a harmless command succeeds behind the wall."""
-    try:
-        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Wall(name, False, str(error))
-    if ended.returncode == 0:
-        return Wall(name, True, "tried")
-    complaint = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
-    return Wall(name, False, complaint[-1])
-
-
-def _landlock() -> Wall:
-    """Ask the kernel for its Landlock version (landlock_create_ruleset(2) with the version flag)."""
-    if platform.system() != "Linux":
-        return Wall("Landlock", False, "only Linux has it")
-    number = ctypes.CDLL(None, use_errno=True).syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_ASK_VERSION)
-    if number < 1:
-        return Wall("Landlock", False, os.strerror(ctypes.get_errno()))
-    return Wall("Landlock", True, f"version {number} of its interface")
-
-
 def revision() -> str | None:
     """The git revision of Archer's own source, '+changes' where files differ; None outside a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -303,8 +259,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
         state = "" if folder.exists else ", not there yet"
         rows.append((label, f"{folder.path}{state}, {_size(folder.free_bytes)} free"))
     rows += [(f"extra {name}", "present" if there else _how(name)) for name, there in machine.extras.items()]
-    words = {True: "works", False: "not available", None: "unknown"}
-    rows += [(f"wall: {wall.name}", f"{words[wall.available]} ({wall.detail})") for wall in machine.walls]
+    rows += [(f"wall: {w.name}", f"{'up' if w.up else 'missing'} ({w.detail})") for w in machine.walls]
     return rows + [("problem", problem) for problem in machine.problems]
 
 

@@ -107,6 +107,7 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
         cost,
         gradients,
         independence,
+        precision,
         repeatable,
         stability,
     )
@@ -117,7 +118,7 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
     shared = (
         causality.causality, causality.length_independence, independence.batch_independence,
         independence.head_independence, carrying.carried_state, carrying.decoding, repeatable.repeatable,
-        gradients.finite_gradients, gradients.live_parameters, stability.stability,
+        gradients.finite_gradients, precision.precision, gradients.live_parameters, stability.stability,
     )  # fmt: skip
     results = [first, *(check.run(candidate) for check in shared)]
     results.append(cost.cost.run(candidate, figures))
