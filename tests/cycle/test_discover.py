@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tests.cycle.tiny import TINY, check_integrity, finish, start, tiny
 
+from archer.cli.discover import _table
 from archer.cli.shared_run import researcher_of
-from archer.cycle import discover, laboratory
+from archer.cycle import discover, laboratory, run
 from archer.cycle.campaign import FAILURES
 from archer.cycle.project import Project
 from archer.cycle.team import Models, verifier
@@ -27,7 +30,7 @@ from archer.fleet.run import Outcome
 from archer.ledger import LEDGER_NAME, Ledger
 from archer.ledger.records import TASKS, Prediction, ProposalRecord
 from archer.research.control import incumbent
-from archer.research.exchange import Recorder, Reply, append_to
+from archer.research.exchange import Failure, Recorder, Reply, append_to
 from archer.research.model import ModelResearcher
 from archer.research.researcher import Context, ResearchError
 from archer.rules import get_rule, load_rule
@@ -91,21 +94,21 @@ class Bench:
 
     def make(self, made, ledger, runs, preset, resources):
         self.resources = resources
-        for run in {run.key: run for run in runs}.values():
-            if ledger.has_run(run.key):
+        for one in {one.key: one for one in runs}.values():
+            if ledger.has_run(one.key):
                 continue
-            if run.subject.name in self.broken:
-                raise self.broken[run.subject.name]
+            if one.subject.name in self.broken:
+                raise self.broken[one.subject.name]
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 return
-            self.before(run.subject.name)
-            score = 0.3 + (sum(map(ord, run.subject.name)) * 7 + run.seed) % 60 / 100
-            score = self.level.get(run.subject.name, score)
+            self.before(one.subject.name)
+            score = 0.3 + (sum(map(ord, one.subject.name)) * 7 + one.seed) % 60 / 100
+            score = self.level.get(one.subject.name, score)
             outcome = Outcome(
-                run.key, "finished", score, score, score, 1, (), 100, self.wall_seconds, self.device
+                one.key, "finished", score, score, score, 1, (), 100, self.wall_seconds, self.device
             )
-            made.append(run_record(run, outcome, preset))
-            self.trained.append((run.subject.name, run.seed, run.setting.name))
+            made.append(run_record(one, outcome, preset))
+            self.trained.append((one.subject.name, one.seed, one.setting.name))
 
     def check(self, lab, source, name, trust=False, allow_many=False):
         passed = name not in self.rejected
@@ -206,6 +209,53 @@ def test_hours_end_it_between_cycles_and_inside_one(tmp_path, bench):
     assert states(cut) == ["running"]
     bench.stop_after = None
     assert campaign(tmp_path, cycles=1).cycles[0].id == cut.cycles[0].id
+
+
+def tried(found):
+    return [p.rule for cycle in found.cycles if (p := found.campaign.proposal(cycle))]
+
+
+def hourly(folder, researcher=None):
+    """A campaign whose hour is over after two cycles."""
+    ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=20 * k) for k in range(9))
+    return campaign(folder, researcher, cycles=None, hours=1, clock=lambda: next(ticks).isoformat())
+
+
+def next_year():
+    return "2027-01-01T00:00:00+00:00"
+
+
+def test_what_was_proposed_ahead_is_tried_by_the_next_campaign(tmp_path, bench):
+    found = hourly(tmp_path)
+    assert tried(found) == ["keep_1", "keep_2"]
+    assert "keep_3 was proposed and is not tried yet" in found.reports[0].read_text()
+    again = campaign(tmp_path, cycles=2, clock=next_year)
+    assert (again.id, tried(again)) == ("0002", ["keep_3", "keep_4"])
+    assert "not tried yet" not in again.reports[0].read_text()
+
+
+def test_but_not_by_another_researchers(tmp_path, bench):
+    class Other(Numbered):
+        name = "other"
+
+        def propose(self, context):
+            return replace(super().propose(context), id="o1", rule="others", source=source_of(0.5))
+
+    hourly(tmp_path)
+    time.sleep(1.1)  # the ledger's times are whole seconds
+    assert tried(campaign(tmp_path, Other(), cycles=1)) == ["others"]
+    assert tried(campaign(tmp_path, cycles=1)) == ["keep_4"]  # a campaign came between: keep_3 stays known
+
+
+def test_a_limit_inside_the_first_cycle_loses_no_proposal(tmp_path, bench):
+    bench.stop_after = 2
+    still = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+    cut = campaign(tmp_path, cycles=None, hours=1, clock=lambda: still)
+    summary = cut.reports[0].read_text()
+    assert "The limit cut off keep_1" in summary
+    assert "keep_2 was proposed and is not tried yet" in summary
+    bench.stop_after = None
+    assert tried(campaign(tmp_path, cycles=3, clock=next_year)) == ["keep_1", "keep_2", "keep_3"]
 
 
 LOW, HIGH = (replace(tiny(epochs=epochs, ranks=True), name=f"rank-{epochs}") for epochs in (1, 2))
@@ -319,6 +369,65 @@ def test_a_name_stands_for_one_text(tmp_path, bench):
     assert len({p.source for p in found.campaign.proposals}) == 3
 
 
+def test_a_single_cycles_name_stands_for_one_text_too(tmp_path, bench):
+    class Unimaginative(Numbered):
+        def propose(self, context):
+            return replace(super().propose(context), rule="decay")
+
+    researcher = Unimaginative()
+    names = [run(tmp_path, preset=TINY, researcher=researcher, resources=CPU).proposal.rule for _ in "ab"]
+    assert names == ["decay_2", "decay_3"]
+
+
+class Listener(Watcher):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+class Silent:
+    """A model whose server is never there."""
+
+    def ask(self, messages):
+        raise Failure("connection", "nobody answers\nat port 1")
+
+
+@pytest.mark.parametrize("start", [run, campaign])
+def test_a_model_that_failed_is_named_in_one_line(tmp_path, bench, start):
+    fallback = Numbered()
+    model = ModelResearcher("openai:tiny", Silent(), fallback=fallback, wait=lambda seconds: None)
+    watcher = Listener()
+    start(tmp_path, preset=TINY, researcher=model, resources=CPU, watcher=watcher)
+    said = [note for note in watcher.notes if "openai:tiny" in note]
+    expected = "openai:tiny gave no usable proposal (nobody answers at port 1), so this one is by numbered."
+    assert said == [expected] * (1 if start is run else 3)
+    watcher.notes.clear()
+    start(tmp_path / "other", preset=TINY, researcher=fallback, resources=CPU, watcher=watcher)
+    assert [note for note in watcher.notes if "no usable" in note] == []
+
+
+def printed(found, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(_table(found, width))
+    lines = console.export_text().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    return " ".join(" ".join(lines).split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_has_no_word_where_the_preset_ranks_nothing(tmp_path, bench, width):
+    bench.level = {"gated_delta_net": 0.5, "delta_net": 0.4, "keep_1": 0.1}
+    plain = printed(campaign(tmp_path / "plain", cycles=1), width)
+    assert "Not judged: this preset ranks nothing" in plain
+    assert not {"worse", "undecided", "−0.400 worse"} & set(plain.split())
+    assert "keep_1 −0.400" in plain
+    ranked = printed(campaign(tmp_path / "ranked", cycles=1, preset=LOW), width)
+    assert "Not judged" not in ranked
+    assert {"worse", "undecided"} & set(ranked.split())
+
+
 def test_gpu_hours_end_it(tmp_path, bench):
     bench.device, bench.wall_seconds = "NVIDIA Test", 36.0
     found = campaign(tmp_path, cycles=9, max_gpu_hours=0.25)
@@ -328,6 +437,14 @@ def test_gpu_hours_end_it(tmp_path, bench):
     assert bench.resources.budget_seconds == pytest.approx(0.01 * 3600)
     bench.wall_seconds, bench.device = 1e6, "cpu"
     assert campaign(tmp_path / "other", cycles=4, max_gpu_hours=0.25).spent.gpu_seconds == 0
+
+
+def test_racing_is_refused_where_a_higher_rung_may_not_race(tmp_path, bench):
+    with pytest.raises(UserError, match="leave out --race"):
+        campaign(tmp_path / "p", preset="quick,full", resources=replace(CPU, race=True))
+    assert not (tmp_path / "p").exists()
+    campaign(tmp_path / "p", resources=replace(CPU, race=True))
+    assert bench.resources.race
 
 
 def test_gpu_hours_alone_end_nothing_on_a_processor(tmp_path, bench):

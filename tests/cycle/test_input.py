@@ -61,6 +61,34 @@ WRONG_WORDS: dict[str, tuple[tuple[object, ...], list[str]]] = {
     "an argument without a value": (("bench", "softmax", "--argument", "heads"), ["heads=4"]),
     "no such device": (("run", "--device", "gpu"), ["no device 'gpu'", "cpu"]),
     "no published data": (("run", "--data", "absent"), ["absent"]),
+    "a width that is none": (("bench", "softmax", "--width", -3), ["--width -3", "2 heads"]),
+    "a width that heads do not share": (("bench", "softmax", "--width", 33), ["--width 33", "2 heads"]),
+    "a width in words": (("bench", "softmax", "--width", "wide"), ["--width", "archer bench --help"]),
+    "no seed at all": (("run", "--until-decided", "--max-seeds", 0), ["--max-seeds", "archer run --help"]),
+    "seeds without end": (("run", "--until-decided", "--max-seeds", 10**8), ["expected 1 to 999"]),
+    "seeds of nothing": (("discover", "--cycles", 1, "--max-seeds", 3), ["No such option: --max-seeds"]),
+    "a seed below zero": (("run", "--seed", -1), ["seed is -1", "0 or more"]),
+    "the same for a campaign": (("discover", "--cycles", 1, "--seed", -1), ["seed is -1"]),
+    "a race over everything": (("bench", "softmax", "--preset", "full", "--race"), ["leave out --race"]),
+    "a race up to everything": (("discover", "--cycles", 1, "--preset", "full", "--race"), ["leave out"]),
+    "a budget that is spent": (("run", "--budget-seconds", 0), ["--budget-seconds is 0.0", "above 0"]),
+    "a budget without end": (("run", "--budget-seconds", "nan"), ["--budget-seconds is nan"]),
+    "a campaign without end": (("discover",), ["needs an end", "--cycles 10"]),
+    "GPU hours without a GPU": (("discover", "--max-gpu-hours", 1, "--device", "cpu"), ["never end"]),
+    "no GPU hours": (("discover", "--cycles", 1, "--max-gpu-hours", 0), ["max_gpu_hours is 0.0"]),
+    "hours back": (("discover", "--hours", -1), ["hours is -1.0", "above 0"]),
+    "no candidates": (("discover", "--cycles", 0), ["--cycles", "archer discover --help"]),
+    "all to luck and more": (("discover", "--cycles", 1, "--share", 2), ["--share"]),
+    "an unknown rung": (("discover", "--cycles", 1, "--preset", "quick,ful"), ["did you mean 'full'"]),
+    "a rung twice": (("discover", "--cycles", 1, "--preset", "smoke,smoke"), ["different presets"]),
+    "a history that is none": (("discover", "--cycles", 1, "--history", "TAKEN"), ["softmax.py"]),
+    "no published data on a rung": (("discover", "--cycles", 1, "--data", "absent"), ["absent"]),
+    "a model that is none": (("discover", "--cycles", 1, "--model", "gpt"), ["expected provider:name"]),
+    "a parent that is no text": (("try", "UNQUOTED"), ["unquoted.py, line 2", "`name`"]),
+    "the same where it is trusted": (("try", "UNQUOTED", "--trust"), ["unquoted.py", "NameError"]),
+    "rules that were never measured": (("compare", "softmax", "hybrid"), ["archer run"]),
+    "no device for agents": (("mcp", "--device", "gpu"), ["no device 'gpu'"]),
+    "decoding of nothing": (("report", "--decoding"), ["archer run"]),
 }
 
 
@@ -68,15 +96,30 @@ WRONG_WORDS: dict[str, tuple[tuple[object, ...], list[str]]] = {
 def test_wrong_words_are_refused(case: str, tmp_path: Path) -> None:
     files = {"LEAKS": ("leaks.py", LEAKING_RULE), "THIEF": ("thief.py", THIEVING_RULE)}
     files["TAKEN"] = ("softmax.py", LEAKING_RULE)
+    files["UNQUOTED"] = ("unquoted.py", '"""A."""\nparent = name\n')
     for name, text in files.values():
         (tmp_path / name).write_text(text)
     words, expected = WRONG_WORDS[case]
-    command, *rest = (tmp_path / files[word][0] if word in files else word for word in words)
+    command, *rest = (tmp_path / files[str(word)][0] if word in files else word for word in words)
     message = refusal(command, *rest, "--project", tmp_path / "project")
-    assert message.count("error:") == 1
+    assert message.startswith("error:")
+    assert message.count("\n") == 1
     for text in expected:
         assert text in message
     assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize("words", [("run", "-p"), ("discover", "--cycles", 1, "-p")])
+def test_a_project_that_is_a_file_is_refused(words: tuple[object, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "error:" in refusal(*words, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_of_results_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    message = refusal("doctor", "--presets", "--results", tmp_path / "absent")
+    assert "absent" in message
+    assert message.count("\n") == 1
 
 
 def test_a_right_table_would_be_read(tmp_path: Path) -> None:

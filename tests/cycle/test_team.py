@@ -20,7 +20,7 @@ def context(crps, count=0, n=1000):
     """A researcher "model" whose predictions scored `crps`, where "no change" scored 0.1."""
     row = TrackRow("model", "All", n, 0.5, crps, 0.5, 0.1, (2.0,) * n)
     sources = {name: get_rule(name).source for name in ("delta_net", "gated_delta_net")}
-    return Context(sources, proposals=(BLANK,) * count, track_record=(row,))
+    return Context(sources, proposals=(BLANK,) * count, ranked_record=(row,))
 
 
 @pytest.mark.parametrize(("crps", "lost"), [(0.05, 0.0), (0.1, 0.0), (0.2, 0.5), (9.0, 0.75)])
@@ -29,8 +29,8 @@ def test_who_predicts_worse_than_no_change_loses_turns(crps, lost):
     assert sum(turns) / 400 == pytest.approx(lost, abs=0.08)
 
 
-def test_without_a_record_no_turn_is_lost():
-    unknown = replace(context(9.0), track_record=())
+def test_without_a_record_that_ranks_no_turn_is_lost():
+    unknown = replace(context(9.0), ranked_record=(), track_record=context(9.0).ranked_record)
     assert not any(loses_turn(replace(unknown, seed=seed), "model") for seed in range(50))
     assert not any(loses_turn(replace(context(9.0), seed=seed), "other") for seed in range(50))
 

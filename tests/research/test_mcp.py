@@ -128,6 +128,7 @@ def test_a_whole_conversation(desk):
         ("submit", GOOD | {"reason": "x" * 10_000}, "at most 8000"),
         ("submit", GOOD | {"source": SOURCE.replace("delta_net", "nowhere")}, "unknown parent rule"),
         ("submit", GOOD | {"source": "def ("}, "not Python"),
+        ("submit", GOOD | {"source": "parent = name\n"}, "parent is name; expected a name in quotes"),
         ("submit", GOOD | {"cites": ["no-card"]}, "unknown card"),
         ("submit", GOOD | {"wait_seconds": 1e9}, "expected 0 to 300"),
         ("verdict", {"proposal": "x", "wait_seconds": -1}, "expected 0 to 300"),

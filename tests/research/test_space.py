@@ -1,5 +1,7 @@
 """Rule files read as text: what they are made of, and that one change changes one slot."""
 
+import re
+
 import pytest
 
 from archer.errors import UserError
@@ -147,3 +149,23 @@ def test_a_circle_of_parents_is_refused(sources):
 def test_what_is_no_python_is_refused_with_its_line():
     with pytest.raises(ResearchError, match="line 2"):
         read_rule("x = 1\ndef (", "broken")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("parent = name\n", "line 1: parent is name; expected a name in quotes"),
+        ('"""A."""\nparent = ["delta_net"]\n', "line 2: parent is"),
+        ("parent = 3\n", 'expected a name in quotes, such as parent = "delta_net"'),
+        ("parent = open('x')\n", "parent is open"),
+        (
+            'parent = "delta_net"\nhistory = "decay"\n',
+            "line 2: history is 'decay'; expected a tuple of names",
+        ),
+        ("parent = 'delta\0net'\n", "null bytes"),
+        ("parent = " + "-" * 100_000 + "1\n", "Python cannot read it"),
+    ],
+)
+def test_a_parent_that_is_no_name_is_refused_with_its_line(source, message):
+    with pytest.raises(ResearchError, match="^rule faulty: .*" + re.escape(message)):
+        read_rule(source, "faulty")

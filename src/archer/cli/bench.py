@@ -39,7 +39,7 @@ def command(
         bool, typer.Option("--trust", help="Lift the language wall for rule files of your own.")
     ] = False,
 ) -> None:
-    """Train rules beside each other and compare each with the reference.
+    """Train rules and compare each with the reference.
 
     \b
     Examples:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from archer.cli.shared_run import (
-    AddressOption,
-    CostOption,
-    DataOption,
-    DeviceOption,
-    ModelOption,
-    ProjectOption,
-    ReplayOption,
-)
+from archer.cli.shared_run import Place, Proposing, with_options
 
 if TYPE_CHECKING:
     from archer.cycle.campaign import Discovery
-    from archer.ledger.records import CycleRecord
+    from archer.ledger.records import CycleRecord, TaskComparison
     from archer.report.summary import Campaign
 
-PROJECT = Path("archer-project")
+PRESET_WIDTH, BY_WIDTH, RULE_WIDTH, WIDE_RULE_WIDTH = 10, 10, 20, 46
+"""Columns for the names of a preset, a researcher and a rule, so that the table fits into 80 and into 120."""
 
 
+@with_options
 def command(
-    project: ProjectOption = PROJECT,
+    place: Place,
+    proposing: Proposing,
     cycles: Annotated[
         int | None, typer.Option("--cycles", min=1, help="Stop after so many candidates.")
     ] = None,
@@ -49,18 +43,8 @@ def command(
         float,
         typer.Option("--share", min=0, max=1, help="Share of proposals left to luck, for comparison."),
     ] = 0.1,
-    history: Annotated[
-        Path | None, typer.Option("--history", help="A table of past results, instead of the built-in ones.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the researcher.")] = 0,
-    device: DeviceOption = None,
-    data: DataOption = None,
-    model: ModelOption = None,
-    base_url: AddressOption = None,
-    max_cost: CostOption = None,
-    replay: ReplayOption = None,
 ) -> None:
-    """Candidate after candidate, unattended, cheap before dear; a summary at the end.
+    """Candidate after candidate, unattended, with a summary.
 
     Each is proposed, verified, trained and judged under the cheapest preset, and under the next one as long
     as it may still beat the reference on all six tasks. The next one is proposed meanwhile.
@@ -76,18 +60,16 @@ def command(
     Exit status: 0 the campaign is over, 2 wrong input, 4 no cycle reached a verdict, 130 interrupted.
     """
     from archer.cli.progress import LiveWatcher
-    from archer.cli.shared_run import researcher_of, resources
     from archer.cycle import discover
     from archer.cycle.ladder import ladder_of
 
-    ladder = ladder_of(preset, device)
+    ladder = ladder_of(preset, place.device)
     presets = tuple(dict.fromkeys(rung.preset for rung in ladder))
-    researcher = researcher_of(project, ladder[0].preset.name, model, base_url, max_cost, replay)
+    asked = proposing.asked(place.project, presets[0].name)
     with LiveWatcher() as watcher:
         found = discover(
-            project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=presets, history=history,
-            seed=seed, share=share, researcher=researcher, resources=resources(device, data, None),
-            watcher=watcher,
+            place.project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=presets,
+            share=share, resources=place.resources(), watcher=watcher, **asked,
         )  # fmt: skip
     _print(found, max_gpu_hours)
 
@@ -97,7 +79,7 @@ def _print(found: Discovery, max_gpu_hours: float | None) -> None:
     from archer.cycle.campaign import describe_spent
 
     console = results()
-    console.print(_table(found))
+    console.print(_table(found, console.width))
     console.print(f"Spent: {describe_spent(found.spent, max_gpu_hours)}", soft_wrap=True)
     for path in found.reports:
         console.print(f"Summary: {path}", soft_wrap=True)
@@ -105,34 +87,49 @@ def _print(found: Discovery, max_gpu_hours: float | None) -> None:
         raise typer.Exit(4)
 
 
-def _table(found: Discovery) -> Any:
+def _table(found: Discovery, width: int) -> Any:
     """One row per cycle: who proposed what, and how it stands against the reference on the mean."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.console import Group
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"Campaign {found.id}", title_justify="left")
-    difference = f"Mean − {found.campaign.reference}"
-    for name in ("Cycle", "Preset", "By", "Rule", "Parent", "State", difference, "+", "−"):
-        table.add_column(name, justify="right" if name in "+−" else "left")
+    from archer.cli.shared import ROOMY, plain_table
+
+    campaign, table = found.campaign, plain_table(width)
+    ranks = any(verdict.ranks for verdict in campaign.verdicts)
+    for name in ("Cycle", "Preset", "By", "Rule", f"Mean − {campaign.reference}"):
+        table.add_column(name, no_wrap=True)
+    for name in "+−" if ranks else "":
+        table.add_column(name, justify="right")
+    rule_width = WIDE_RULE_WIDTH if width >= ROOMY else RULE_WIDTH
     for cycle in found.cycles:
-        table.add_row(*(escape(cell) for cell in _cells(found.campaign, cycle)))
-    return table
+        table.add_row(*map(Text, _cells(campaign, cycle, rule_width, ranks)))
+    title = Text(f"Campaign {found.id}", style="bold")
+    note = Text("Not judged: this preset ranks nothing. It shows that everything works.", style="dim")
+    return Group(title, table) if ranks or not campaign.verdicts else Group(title, table, note)
 
 
-def _cells(campaign: Campaign, cycle: CycleRecord) -> tuple[str, ...]:
+def _cells(campaign: Campaign, cycle: CycleRecord, rule_width: int, ranks: bool) -> tuple[str, ...]:
+    """A row. ranks: whether any verdict of the campaign ranks, so that words stand in its table."""
+    from archer.cli.shared import ABSENT, folded
+
     proposal, verdict = campaign.proposal(cycle), campaign.verdict(cycle.proposal)
-    named = (proposal.researcher, proposal.rule, proposal.parent) if proposal else ("", "", "")
-    start = (cycle.id, cycle.preset, *named, cycle.state)
+    by, rule = (proposal.researcher, proposal.rule) if proposal else (ABSENT, ABSENT)
+    start = (cycle.id, folded(cycle.preset, PRESET_WIDTH), folded(by, BY_WIDTH), folded(rule, rule_width))
     if verdict is None:
-        return (*start, "", "", "")
-    mean, words = verdict.against_reference.mean, [t.word for t in verdict.against_reference.tasks]
-    return (*start, _difference(mean), str(words.count("better")), str(words.count("worse")))
+        return (*start, cycle.state)
+    difference = _difference(verdict.against_reference.mean)
+    if not ranks:
+        return (*start, difference)
+    if not verdict.ranks:
+        return (*start, f"{difference}\nnot judged", ABSENT, ABSENT)
+    words = [task.word for task in verdict.against_reference.tasks]
+    mean = f"{difference}\n{verdict.against_reference.mean.word}"
+    return (*start, mean, str(words.count("better")), str(words.count("worse")))
 
 
-def _difference(line: Any) -> str:
+def _difference(line: TaskComparison) -> str:
+    from archer.report.numbers import interval, signed
+
     if line.difference is None:
         return f"no score ({line.word})"
-    if line.low is None or line.high is None:
-        return f"{line.difference:+.3f} ({line.word})"
-    return f"{line.difference:+.3f} [{line.low:+.3f}, {line.high:+.3f}] ({line.word})"
+    return f"{signed(line.difference, '')} {interval(line.low, line.high, '')}".rstrip()

@@ -14,6 +14,10 @@ from archer.errors import UserError
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
+UsageError: Any = typer.BadParameter.__mro__[
+    1
+]  # Typer's own from 0.26 on, click's before; it exports neither
+
 
 class ArcherGroup(TyperGroup):
     """Runs a command; what the user can fix becomes one message and status 2, Ctrl-C one line and status 130.
@@ -25,6 +29,10 @@ class ArcherGroup(TyperGroup):
         """Run the command that `ctx` holds."""
         try:
             return super().invoke(ctx)
+        except UsageError as error:  # unknown commands and options, values of the wrong kind
+            where = error.ctx.command_path if error.ctx else "archer"
+            print_error(f"{error.format_message()} (see `{where} --help`)")
+            raise typer.Exit(WRONG_INPUT) from error
         except ValueError as error:
             if not is_for_the_user(error):
                 raise

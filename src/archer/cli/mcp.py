@@ -45,10 +45,12 @@ def command(
       {"command": "archer", "args": ["mcp", "--project", "my-project", "--preset", "quick"]}
     """
     from archer.cycle.plan import get_preset
-    from archer.cycle.training import Resources
+    from archer.cycle.training import Resources, check_resources
     from archer.research.mcp import build_server
 
-    desk = ProjectDesk(project, get_preset(preset), Resources(device=device), max_submissions)
+    resources, chosen = Resources(device=device), get_preset(preset)
+    check_resources(resources, chosen.settings)
+    desk = ProjectDesk(project, chosen, resources, max_submissions)
     server = build_server(desk)
     print_note(f"serving {project} under preset {preset} on standard input and output; Ctrl-C ends it")
     server.run("stdio")

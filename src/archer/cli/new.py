@@ -55,7 +55,9 @@ def command(
     parent: Annotated[str, typer.Option("--parent", help="The rule to start from.")] = "delta_net",
     folder: Annotated[Path, typer.Option("--to", help="Folder to write into.")] = Path(),
 ) -> None:
-    """Write a commented rule file that passes verification: a start for your own idea.
+    """Write a commented rule file to start from.
+
+    It passes verification as it is.
 
     \b
     Example:

@@ -21,6 +21,9 @@ PHASES = {
     "report": "Report",
 }
 
+LONGEST_NAME = 20
+"""Columns for a rule's name beside its bar."""
+
 
 class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
     """Draws on standard error: one line per phase, one bar over all runs, one per fleet that is training."""
@@ -45,11 +48,11 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         self.said: set[str] = set()
 
     def __enter__(self) -> LiveWatcher:
-        self.bars.start()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self.bars.stop()
+        if self.bars.live.is_started:
+            self.bars.stop()
 
     def phase(self, name: str, detail: str = "") -> None:
         """One line: what begins, and with what."""
@@ -70,6 +73,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
                 self.bars.remove_task(bar)
         self.runs, self.fleets = None, {}
         if runs > known:
+            self.bars.start()  # not before: without a bar it would leave an empty line
             self.runs = self.bars.add_task("runs", total=runs, completed=known, seen="")
 
     def event(self, event: dict[str, Any]) -> None:
@@ -78,7 +82,7 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         if event["event"] == "fleet":
             if device in self.fleets:
                 self.bars.remove_task(self.fleets.pop(device))
-            text = f"{event['subject']} × {event['members']} on {device}"
+            text = f"{shorten(event['subject'])} × {event['members']} on {device}"
             seen = f"{event['parameters']:,} parameters each; {_tasks(event['settings'])}"
             self.fleets[device] = self.bars.add_task(text, total=event["epochs"], seen=seen)
         elif event["event"] == "epoch" and device in self.fleets:
@@ -99,6 +103,12 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
             self.bars.advance(self.runs)
         if record.status not in ("finished", "dropped"):
             self.note(f"{record.rule} on {record.setting}: {record.status}: {record.message}")
+
+
+def shorten(name: str) -> str:
+    """A rule's name with its middle left out where it would push the scores off a line of 80."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _tasks(settings: list[str]) -> str:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from archer.cli.shared_run import Proposing, Training, with_options
 
 
 @with_options
-def command(
-    training: Training,
-    proposing: Proposing,
-    history: Annotated[
-        Path | None, typer.Option("--history", help="A table of past results, instead of the built-in ones.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the researcher.")] = 0,
-) -> None:
-    """One research cycle: read the history, propose one change, verify, train, judge, report.
+def command(training: Training, proposing: Proposing) -> None:
+    """One research cycle, from the history to a report.
 
+    Reads the history, proposes one change, verifies it, trains it, judges it and writes the report.
     Interrupted at any moment, the same command continues. After a finished cycle it begins the next.
 
     \b
@@ -34,11 +23,10 @@ def command(
     5 the budget of time is used up, 130 interrupted.
     """
     from archer.cli.progress import LiveWatcher
-    from archer.cli.shared_run import finish, researcher_of
+    from archer.cli.shared_run import finish
     from archer.cycle import run
 
-    asked = training.asked()
-    researcher = researcher_of(training.project, training.preset, **vars(proposing))
+    asked = training.asked() | proposing.asked(training.project, training.preset)
     with LiveWatcher() as watcher:
-        result = run(history=history, seed=seed, researcher=researcher, watcher=watcher, **asked)
+        result = run(watcher=watcher, **asked)
     finish(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
@@ -44,7 +45,7 @@ BudgetOption = Annotated[
 RaceOption = Annotated[
     bool,
     typer.Option(
-        "--race", help="Drop the grid points that lose clearly before their end; not for the preset full."
+        "--race", help="Stop the grid points that lose clearly before their end; not for the preset full."
     ),
 ]
 ModelOption = Annotated[
@@ -60,6 +61,10 @@ CostOption = Annotated[
 ReplayOption = Annotated[
     Path | None, typer.Option("--replay", help="Answer from a recorded exchanges.jsonl, offline.")
 ]
+HistoryOption = Annotated[
+    Path | None, typer.Option("--history", help="A table of past results, instead of the built-in ones.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the researcher.")]
 LanguageOption = Annotated[str, typer.Option("--language", help="Language of the report: en or zh.")]
 
 UntilDecidedOption = Annotated[
@@ -89,18 +94,34 @@ STATUS = {"finished": 0, "rejected": 3, "failed": 4, "running": 5}
 
 
 @dataclass(frozen=True)
-class Training:
-    """The options of the commands that train rules once and judge them."""
+class Place:
+    """Where training happens, and on what."""
 
     project: ProjectOption = DEFAULT_PROJECT
+    device: DeviceOption = None
+    data: DataOption = None
+    race: RaceOption = False
+
+    def resources(self, budget_seconds: float | None = None) -> Resources:
+        """The options as a cycle takes them. Raises UserError for a budget that is not above 0."""
+        from archer.cycle.training import Resources
+
+        if budget_seconds is not None and not 0 < budget_seconds < math.inf:
+            raise UserError(f"--budget-seconds is {budget_seconds}: expected a number of seconds above 0")
+        return Resources(
+            device=self.device, data_dir=self.data, budget_seconds=budget_seconds, race=self.race
+        )
+
+
+@dataclass(frozen=True)
+class Training(Place):
+    """The options of the commands that train rules once and judge them."""
+
     preset: PresetOption = "smoke"
     until_decided: UntilDecidedOption = False
     max_seeds: MaxSeedsOption = None
     confirm: ConfirmOption = None
-    device: DeviceOption = None
-    data: DataOption = None
     budget_seconds: BudgetOption = None
-    race: RaceOption = False
 
     def asked(self) -> dict[str, Any]:
         """The options as the functions of `archer.cycle` take them."""
@@ -113,18 +134,25 @@ class Training:
             "project": self.project,
             "preset": self.preset,
             "judging": Judging(most, self.confirm),
-            "resources": resources(self.device, self.data, self.budget_seconds, self.race),
+            "resources": self.resources(self.budget_seconds),
         }
 
 
 @dataclass(frozen=True)
 class Proposing:
-    """The options that say who proposes."""
+    """The options that say who proposes, and from what."""
 
+    history: HistoryOption = None
+    seed: SeedOption = 0
     model: ModelOption = None
     base_url: AddressOption = None
     max_cost: CostOption = None
     replay: ReplayOption = None
+
+    def asked(self, project: Path, preset: str) -> dict[str, Any]:
+        """The options as the functions of `archer.cycle` take them."""
+        researcher = researcher_of(project, preset, self.model, self.base_url, self.max_cost, self.replay)
+        return {"history": self.history, "seed": self.seed, "researcher": researcher}
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,15 +183,6 @@ def _parameters(function: Any) -> list[Parameter]:
         one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name])
         for one in signature(function).parameters.values()
     ]
-
-
-def resources(
-    device: str | None, data: Path | None, budget_seconds: float | None, race: bool = False
-) -> Resources:
-    """The options as a cycle takes them."""
-    from archer.cycle.training import Resources
-
-    return Resources(device=device, data_dir=data, budget_seconds=budget_seconds, race=race)
 
 
 def researcher_of(

@@ -21,7 +21,9 @@ def command(
         bool, typer.Option("--allow-many", help="Accept changes in more than one slot.")
     ] = False,
 ) -> None:
-    """Verify your own rule, train it beside its parent and Gated DeltaNet, and judge it.
+    """A research cycle with a rule of your own.
+
+    It is verified, trained beside its parent and Gated DeltaNet, and judged.
 
     \b
     Examples:

@@ -19,14 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history
+from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history, say_fallback
 from archer.cycle.laboratory import Laboratory, open_laboratory, repeats
 from archer.cycle.ladder import Rung, above, held_back, ladder_of
 from archer.cycle.project import DEFAULT, now
-from archer.cycle.training import Resources
+from archer.cycle.training import Resources, check_race, check_resources
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
-from archer.ledger.records import CycleRecord, ProposalRecord, VerificationRecord
+from archer.ledger.records import CycleRecord, ProposalRecord, VerdictRecord, VerificationRecord
 from archer.mad import Preset
 
 if TYPE_CHECKING:
@@ -135,6 +135,9 @@ def discover(
     _check(cycles, hours, max_gpu_hours, share)
     ladder = ladder_of(preset, resources.device)
     _check_end(cycles, hours, resources)
+    for rung in ladder:
+        check_race(resources, rung.preset.name)
+        check_resources(resources, rung.preset.settings)
     team = Team(researcher or StructuredResearcher(), share)
     words = {
         "cycles": cycles, "hours": hours, "gpu_hours": max_gpu_hours, "share": share,
@@ -330,6 +333,8 @@ def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
     if course.ahead:
         course.ahead.check()
     proposal = step.proposal or _proposed(course, lab, step.number)
+    if not proposal.promoted_from:
+        say_fallback(lab, proposal)
     lab.ledger.add_proposal(proposal)
     cycle = lab.put(cycle, proposal=proposal.id)
     kept = _verification(lab, proposal)
@@ -376,15 +381,30 @@ def _proposed(course: _Course, lab: Laboratory, number: int) -> ProposalRecord:
 
 
 def _untaken(course: _Course) -> list[ProposalRecord]:
-    """The campaign's proposals that no cycle has taken up, since the last one that a cycle took."""
-    taken = {cycle.proposal for cycle in course.lab.ledger.cycles()}
+    """The proposals that no cycle has taken up, since the last one that a cycle took: the campaign's, and
+    one that was made ahead in the campaign before."""
+    taken, since = {cycle.proposal for cycle in course.lab.ledger.cycles()}, _since(course)
     untaken: list[ProposalRecord] = []
     for proposal in course.lab.ledger.proposals():
         if proposal.id in taken and not proposal.promoted_from:
             untaken = []
-        elif proposal.id not in taken and proposal.created_at >= course.asked.started:
+        elif proposal.id not in taken and proposal.created_at >= since:
             untaken.append(proposal)
     return untaken
+
+
+def _since(course: _Course) -> str:
+    """When the campaign began, a cycle that it took over included; or the campaign before it, where that was
+    the same researcher's on the same ladder and nobody else's campaign came between."""
+    campaigns = [cycle for cycle in course.lab.ledger.cycles() if cycle.settings.get("kind") == KIND]
+    before = [cycle for cycle in campaigns if cycle.settings["campaign"] != course.asked.id][-1:]
+    words = course.asked.words
+    same = [
+        cycle.settings["started"]
+        for cycle in _own(course.lab, words["ladder"])
+        if cycle in before and cycle.settings["asked"].get("researcher") == words["researcher"]
+    ]
+    return min([course.asked.started, *(cycle.started_at for cycle in _cycles(course)), *same])
 
 
 def _context(course: _Course, lab: Laboratory, number: int) -> Context:
@@ -477,12 +497,20 @@ def _outcome(course: _Course, result: Result) -> str:
     name = result.proposal.rule if result.proposal else result.cycle.id
     if not result.verdict:
         return f"{name}: {result.cycle.state}: {result.cycle.message}"
+    said = result.verdict.summary if result.verdict.ranks else _unjudged(result.verdict)
     upper = above(course.ladder, _rung(course, result.cycle))
     stopped = held_back(result.verdict, upper) if upper else ""
     climb = (
         f" It goes no further: {stopped}." if stopped else f" It goes up to {upper.name}." if upper else ""
     )
-    return f"{name}: {result.verdict.summary}{climb}"
+    return f"{name}: {said}{climb}"
+
+
+def _unjudged(verdict: VerdictRecord) -> str:
+    """The mean difference of a preset that ranks nothing, as what it is."""
+    mean = verdict.against_reference.mean.difference
+    said = "no mean score" if mean is None else f"mean {mean:+.3f} against {verdict.reference}"
+    return f"{said}, not judged: {verdict.preset} ranks nothing."
 
 
 def _proposals(course: _Course) -> list[ProposalRecord]:
@@ -516,9 +544,20 @@ def _summary(course: _Course) -> Discovery:
         runs=tuple(run for run in whole.runs if run.key in keys),
     )
     note = summarise(campaign)
-    said = Paragraph((Span(f"Spent: {describe_spent(spent, asked.words['gpu_hours'])}."),))
-    note = replace(note, lead=(*note.lead, said))
+    said = [f"Spent: {describe_spent(spent, asked.words['gpu_hours'])}.", *_left_over(course)]
+    note = replace(note, lead=(*note.lead, *(Paragraph((Span(line),)) for line in said)))
     return Discovery(asked.id, campaign, write(note, _folder(lab, asked), "summary"), spent)
+
+
+def _left_over(course: _Course) -> list[str]:
+    """What a limit left unfinished, and what becomes of it."""
+    cut = [cycle for cycle in _cycles(course) if cycle.state == "running"]
+    names = [p.rule for cycle in cut for p in course.lab.ledger.proposals(id=cycle.proposal or "")]
+    said = [f"The limit cut off {name}; the next campaign goes on with it." for name in names]
+    made = _untaken(course)[-1:]
+    return said + [
+        f"{p.rule} was proposed and is not tried yet; the next campaign takes it up." for p in made
+    ]
 
 
 def _folder(lab: Laboratory, asked: _Asked) -> Path:

@@ -108,6 +108,8 @@ def run(
 
 def advance(lab: Laboratory, cycle: CycleRecord, researcher: Researcher) -> Result:
     """Takes a cycle, new or interrupted, to its end. What the ledger holds of it is not done again."""
+    from archer.cycle.team import with_free_name
+
     proposal, verification = _proposed(lab, cycle)
     attempts = 0
     while verification is None or not verification.passed:
@@ -116,7 +118,9 @@ def advance(lab: Laboratory, cycle: CycleRecord, researcher: Researcher) -> Resu
         attempts += 1
         if proposal is None or verification is not None:
             lab.watcher.phase("propose", researcher.name)
-            proposal = researcher.propose(lab.context())
+            context = lab.context()
+            proposal = with_free_name(researcher.propose(context), context)
+            say_fallback(lab, proposal)
             cycle = lab.put(cycle, proposal=proposal.id)
             lab.ledger.add_proposal(proposal)
         verification = _verify(lab, proposal)
@@ -226,9 +230,7 @@ def bench(
             return _paused(lab, cycle, pause)
         lab.watcher.phase("judge")
         found, won = tuple(map(confirmed, comparisons, wins)), tuple(win for win in wins if win)
-        return _close(
-            lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won
-        )
+        return _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won)
 
 
 def describe_history(lab: Laboratory) -> str:
@@ -237,7 +239,16 @@ def describe_history(lab: Laboratory) -> str:
     ahead = {one.task: one.gap for one in analysis.standings}
     listed = ", ".join(f"{task} {ahead[task]:+.3f}" for task in analysis.tasks_behind)
     rows = sum(len(table.rows) for table in lab.history)
-    return f"{rows} rows in {len(lab.history)} tables; {REFERENCE} is ahead on {listed}"
+    return f"{rows} rows in {len(lab.history)} tables; {REFERENCE} is ahead of {BASE} on {listed}"
+
+
+def say_fallback(lab: Laboratory, proposal: ProposalRecord) -> None:
+    """Tells the person who watches where a model failed and another proposed in its place."""
+    from archer.research.model import fallback_note
+
+    note = fallback_note(proposal)
+    if note:
+        lab.watcher.note(note)
 
 
 def _proposed(lab: Laboratory, cycle: CycleRecord) -> tuple[ProposalRecord | None, VerificationRecord | None]:

@@ -50,6 +50,7 @@ def known(lab: Laboratory, pending: str | None = None, presets: Iterable[str] = 
         settings=tuple(KnownSetting(s.task, s.name, s.input_length) for s in preset.settings),
         reach={v.rule: v.reach for v in verifications if v.reach is not None and v.measured in (None, names)},
         track_record=track_record(verdicts, proposals),
+        ranked_record=track_record([verdict for verdict in verdicts if verdict.ranks], proposals),
         preset=preset.name,
         chunk_size=preset.chunk_size,
         seed=lab.seed,

@@ -272,6 +272,8 @@ def open_laboratory(
 
     history: a table to use instead of the built-in ones.
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}: expected 0 or more")
     tables = (read_table(history),) if history is not None else builtin_history()
     _require_reference(tables)
     project, resources = Project(Path(folder)), resources or Resources()

@@ -112,7 +112,12 @@ def read_rule_file(path: Path, trust: bool = False) -> Rule:
         raise UserError(f"{path}: the name {path.stem} is a built-in rule's; rename the file")
     if not trust:
         check_language(source, str(path))
-    return load_rule(source, path.stem, get_rule)
+    try:
+        return load_rule(source, path.stem, get_rule)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def with_width(preset: Preset, **changes: Any) -> Preset:

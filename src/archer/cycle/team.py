@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 
-from archer.cycle.laboratory import Laboratory
+from archer.cycle.laboratory import Laboratory, repeats
 from archer.cycle.project import Project
 from archer.cycle.training import Resources
 from archer.cycle.watch import Watcher
@@ -42,8 +42,7 @@ class Team:
         """The proposal of whoever's turn it is, under a name that is free."""
         turn = arm(context, self.share)
         proposer = CONTROLS[turn]() if turn != "researcher" else self._in_turn(context)
-        record = proposer.propose(context)
-        return record if turn == "repeat" else with_free_name(record, context)
+        return with_free_name(proposer.propose(context), context)
 
     def _in_turn(self, context: Context) -> Researcher:
         if not loses_turn(context, self.name):
@@ -57,19 +56,23 @@ class Team:
 
 
 def loses_turn(context: Context, name: str) -> bool:
-    """Whether a researcher's record costs it this turn: never, while it predicts as well as "no change"."""
-    if not context.track_record:
+    """Whether a researcher's record costs it this turn: never, while it predicts as well as "no change". A
+    preset that ranks no rules ranks no researchers either."""
+    if not context.ranked_record:
         return False
     import numpy as np
 
     from archer.judge import standings
 
     draw = np.random.default_rng([context.seed, len(context.proposals), 11]).random()
-    return bool(draw > standings(context.track_record, [name])[0].worth)
+    return bool(draw > standings(context.ranked_record, [name])[0].worth)
 
 
 def with_free_name(record: ProposalRecord, context: Context) -> ProposalRecord:
-    """The proposal under a name that no other has, known or rejected: a name stands for one text."""
+    """The proposal under a name that no other has, known or rejected: a name stands for one text. A
+    known rule once more keeps its own."""
+    if repeats(record):
+        return record
     taken = {*context.sources, *(proposal.rule for proposal in context.proposals)}
     names = (record.rule, *(f"{record.rule}_{number}" for number in range(2, len(taken) + 3)))
     return replace(record, rule=next(name for name in names if name not in taken))

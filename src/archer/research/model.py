@@ -210,10 +210,20 @@ class ModelResearcher:
         if self.fallback is None:
             raise NoProposalError(f"{self.name} {NO_PROPOSAL}: {why}")
         record = self.fallback.propose(context)
-        note = f"{self.name} {NO_PROPOSAL} ({why}), so this one is by {record.researcher}."
+        note = f"{self.name} {NO_PROPOSAL} ({why}){_by(record)}"
         return replace(
             record, lessons=f"{note} {record.lessons}".strip(), cost={**record.cost, **spent.as_cost()}
         )
+
+
+def _by(record: ProposalRecord) -> str:
+    return f", so this one is by {record.researcher}."
+
+
+def fallback_note(proposal: ProposalRecord) -> str:
+    """Which model failed, why, and who proposed in its place, in one line; "" where nobody failed."""
+    note, found, _ = proposal.lessons.partition(_by(proposal))
+    return " ".join(f"{note}{found}".split()) if found and NO_PROPOSAL in note else ""
 
 
 def _with_note(messages: Sequence[Message], note: str) -> list[Message]:

@@ -66,14 +66,12 @@ class Context:
     """All that a researcher may know. Nothing else may decide its answer.
 
     history: the built-in tables and the user's, by table name. measured: what Archer's own runs say, by
-    preset.
-    sources: the text of every rule that can be a parent, by name (built-in and discovered).
+    preset. sources: the text of every rule that can be a parent, by name (built-in and discovered).
     hashes: hashes of all rules known, beyond those in `sources`. proposals, verdicts, rejections: the past,
-    in
-    order; rejections hold crashes and divergence too. reach: for a rule, the names of the settings in which
-    it
-    differs from its parent. settings: those of the preset; none means mad-lab's own. track_record: what
-    `archer.judge.predictions.track_record` made of the past. now: ISO 8601, UTC.
+    in order; rejections hold crashes and divergence too. reach: for a rule, the names of the settings in
+    which it differs from its parent. settings: those of the preset; none means mad-lab's own.
+    track_record: what `archer.judge.predictions.track_record` made of the past; ranked_record: what it made
+    of the verdicts that rank. now: ISO 8601, UTC.
     """
 
     sources: Mapping[str, str]
@@ -86,6 +84,7 @@ class Context:
     settings: tuple[Setting, ...] = ()
     reach: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     track_record: tuple[TrackRow, ...] = ()
+    ranked_record: tuple[TrackRow, ...] = ()
     base: str = "delta_net"
     reference: str = "gated_delta_net"
     preset: str = "smoke"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from archer.errors import unknown
 from archer.research.researcher import ResearchError
@@ -53,11 +54,8 @@ class SlotText:
 
 
 def read_rule(source: str, name: str) -> RuleText:
-    """Read a rule file. Raises ResearchError where it is no Python."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise ResearchError(f"rule {name}: line {error.lineno} is not Python: {error.msg}") from error
+    """Read a rule file. Raises ResearchError where it is no Python, or its parent or history is no text."""
+    tree = _parsed(source, name)
     lines = source.splitlines()
     functions, declared, helpers, imports, plain = {}, {}, {}, {}, {}
     for node in tree.body:
@@ -71,7 +69,7 @@ def read_rule(source: str, name: str) -> RuleText:
             if _called(node.value) in DECLARING:
                 declared[target] = text
             elif target in ("parent", "history"):
-                plain[target] = ast.literal_eval(node.value)
+                plain[target] = _plain_value(node, target, name)
             elif target != "layer":
                 helpers[target] = text
     title = (ast.get_docstring(tree) or "").splitlines()[:1]
@@ -85,6 +83,31 @@ def read_rule(source: str, name: str) -> RuleText:
         helpers=helpers,
         imports=imports,
         history=tuple(plain.get("history", ())),
+    )
+
+
+def _parsed(source: str, name: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError as error:
+        raise ResearchError(f"rule {name}: line {error.lineno} is not Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        why = str(error) or "nested too deeply"
+        raise ResearchError(f"rule {name}: Python cannot read it: {why}") from error
+
+
+def _plain_value(node: ast.Assign, target: str, name: str) -> Any:
+    """The parent's name, or the names of the history. Raises ResearchError where it is anything else."""
+    try:
+        value = ast.literal_eval(node.value)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        value = NotImplemented
+    names = (value,) if target == "parent" else value
+    if isinstance(names, tuple | list) and all(isinstance(one, str) for one in names):
+        return value
+    expected = 'a name in quotes, such as parent = "delta_net"' if target == "parent" else "a tuple of names"
+    raise ResearchError(
+        f"rule {name}: line {node.lineno}: {target} is {ast.unparse(node.value)[:80]}; expected {expected}"
     )
 
 
