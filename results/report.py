@@ -4,7 +4,8 @@
     python results/report.py --check    # exit status 1 where the page is not what the tables say
 
 The words around the blocks are written by hand. A block stands between `<!-- results: NAME -->` and
-`<!-- end: NAME -->`; NAME is a preset or `agreement`. Tables may be incomplete: what is missing is named.
+`<!-- end: NAME -->`; NAME is a preset or `agreement`. Tables may be incomplete or absent: what is missing is
+named, and so is every run that does not count.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archer.errors import UserError
@@ -53,6 +54,9 @@ def main() -> None:
         current = write(arguments.results, arguments.docs, arguments.check)
     except UserError as error:
         sys.exit(f"error: {error}")
+    for path in sorted(arguments.results.glob("*.csv")):
+        if path.stem not in PRESETS:
+            print(f"not read: {path.name} is the table of no preset")
     if arguments.check and not current:
         sys.exit("docs/results.md is not what the tables say: run `python results/report.py`")
 
@@ -63,45 +67,83 @@ def write(results: Path, docs: Path, check: bool = False) -> bool:
     page = docs / "results.md"
     before = page.read_text(encoding="utf-8")
     after = before
-    for name, block in blocks(tables).items():
+    for name, block in blocks(tables, places(before)).items():
         after = put(after, name, block)
     if not check:
-        for name, drawing in figures(tables):
-            (docs / "images").mkdir(exist_ok=True)
-            (docs / "images" / name).write_text(drawing, encoding="utf-8")
+        _draw(tables, docs / "images")
         page.write_text(after, encoding="utf-8")
     return after == before
 
 
-def read_tables(folder: Path) -> dict[str, tuple[RunRecord, ...]]:
-    """The runs of each preset that has a table; of each rule the version that was trained last."""
-    found = {name: read_runs(path) for name in PRESETS if (path := folder / f"{name}.csv").exists()}
-    if not found:
-        raise UserError(f"'{folder}' holds no table of a preset: expected one of {', '.join(PRESETS)}.csv")
-    return {name: newest(runs) for name, runs in found.items()}
+def _draw(tables: Mapping[str, Table], folder: Path) -> None:
+    """The figures of these tables; those of earlier tables go."""
+    folder.mkdir(exist_ok=True)
+    drawings = dict(figures(tables))
+    for path in folder.glob("results-*.svg"):
+        if path.name not in drawings:
+            path.unlink()
+    for name, drawing in drawings.items():
+        (folder / name).write_text(drawing, encoding="utf-8")
 
 
-def newest(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The runs of each rule's last version: an edited rule is another rule under the same name."""
+@dataclass(frozen=True)
+class Table:
+    """The runs of one preset. runs: those that count. left_out: why others do not, and how many."""
+
+    runs: tuple[RunRecord, ...]
+    left_out: Mapping[str, int]
+
+
+def read_tables(folder: Path) -> dict[str, Table]:
+    """The table of each preset that has one. Raises UserError where it holds runs of another preset."""
+    return {name: read_table(path) for name in PRESETS if (path := folder / f"{name}.csv").exists()}
+
+
+def read_table(path: Path) -> Table:
+    """Of each rule the version that was trained last (an edited rule is another rule under the same name),
+    in the settings of the preset."""
+    name, runs = path.stem, read_runs(path)
+    others = {run.preset for run in runs} - {name}
+    if others:
+        raise UserError(f"{path}: runs of {', '.join(sorted(others))}; expected those of {name} alone")
     last = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
-    return tuple(run for run in runs if run.rule_hash == last[run.rule])
+    settings = {setting.name for setting in PRESETS[name].settings}
+    kept = tuple(run for run in runs if run.rule_hash == last[run.rule] and run.setting in settings)
+    old = [run for run in runs if run.rule_hash != last[run.rule]]
+    found = {
+        "of an earlier version of their rule": len(old),
+        "in a setting that the preset no longer has": len(runs) - len(kept) - len(old),
+    }
+    return Table(kept, {reason: number for reason, number in found.items() if number})
+
+
+def places(page: str) -> list[str]:
+    """Names of the blocks that a page has places for."""
+    return re.findall(r"^<!-- results: (.+) -->$", page, re.MULTILINE)
 
 
 def put(page: str, name: str, block: str) -> str:
-    """The page with one block renewed. Raises UserError where it has no place for it."""
+    """The page with one block renewed; at its end where it has no place. Raises UserError for half of one."""
     first, last = f"<!-- results: {name} -->", f"<!-- end: {name} -->"
+    if first not in page and last not in page:
+        page = f"{page.rstrip()}\n\n## {name}\n\n{first}\n{last}\n"
     if page.count(first) != 1 or page.count(last) != 1 or page.index(first) > page.index(last):
-        raise UserError(
-            f"docs/results.md has no place for the block '{name}': add the lines {first} and {last}"
-        )
+        raise UserError(f"docs/results.md: expected one line {first} and after it one line {last}")
     head, rest = page.split(first)
     return f"{head}{first}\n\n{block}\n\n{last}{rest.split(last)[1]}"
 
 
-def blocks(tables: Mapping[str, tuple[RunRecord, ...]]) -> dict[str, str]:
-    """Every generated block, by name."""
+def blocks(tables: Mapping[str, Table], asked: Sequence[str] = ()) -> dict[str, str]:
+    """Every generated block, by name. asked: blocks that the page wants, though there be no table.
+
+    Raises UserError where the page wants what there cannot be.
+    """
     history = earlier_scores()
-    found = {name: "\n\n".join(preset_block(name, runs, history)) for name, runs in tables.items()}
+    found = dict.fromkeys(asked, "No run of this preset yet.")
+    strange = [name for name in asked if name not in (*PRESETS, "agreement")]
+    if strange:
+        raise UserError(f"docs/results.md: no preset is called {', '.join(strange)}")
+    found |= {name: "\n\n".join(preset_block(name, table, history)) for name, table in tables.items()}
     return found | {"agreement": agreement_block(tables)}
 
 
@@ -115,11 +157,12 @@ def earlier_scores() -> dict[str, dict[str, float]]:
 # One preset
 
 
-def preset_block(name: str, runs: Sequence[RunRecord], history: Scores) -> Iterator[str]:
+def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     """What was run, the scores beside the history, each setting, the differences, and what is missing."""
+    runs = table.runs
     rows = sorted(preset_scores(runs, name), key=_order)
     tasks = [task for task in TASKS if any(run.task == task for run in runs)]
-    yield _what(runs)
+    yield _what(table)
     yield _table(["rule", *tasks, "mean", "seeds"], [_scores(row, tasks, history) for row in rows])
     yield f"In brackets the history's score. {ABSENT}: some of the task's settings lack a run."
     for task in tasks:
@@ -156,12 +199,17 @@ def _order(row: ScoreRow) -> tuple[bool, bool, bool, float, str]:
     return (row.rule != BASE, row.rule != REFERENCE, row.mean is None, -(row.mean or 0.0), row.rule)
 
 
-def _what(runs: Sequence[RunRecord]) -> str:
+def _what(table: Table) -> str:
+    runs = table.runs
     lost = sum(run.status != "finished" for run in runs)
+    known = sorted({run.revision for run in runs if run.revision})
+    revisions = f"{'revision' if len(known) == 1 else 'the revisions'} {', '.join(known)}"
+    left_out = "".join(f" Left out: {number} runs {reason}." for reason, number in table.left_out.items())
     return (
         f"{len(runs):,} runs of {len({run.rule for run in runs})} rules, {lost} of them without a score, on "
         f"{' and '.join(sorted({run.device for run in runs if run.device}))}; "
-        f"{sum(run.wall_seconds for run in runs) / 60:,.1f} minutes of training."
+        f"{sum(run.wall_seconds for run in runs) / 60:,.1f} minutes of training. "
+        f"Trained by {revisions}.{left_out}"
     )
 
 
@@ -225,9 +273,9 @@ def holds(line: TaskComparison, earlier: float | None) -> str:
 # How well the small presets predict
 
 
-def agreement_block(tables: Mapping[str, tuple[RunRecord, ...]]) -> str:
+def agreement_block(tables: Mapping[str, Table]) -> str:
     """Kendall's rank correlation of quick and baseline with full."""
-    runs = [run for several in tables.values() for run in several]
+    runs = [run for table in tables.values() for run in table.runs]
     found = [agreements(runs, smaller, "full") for smaller in ("quick", "baseline")]
     rows = [[lines[0].task, *(in_words(line) for line in lines)] for lines in zip(*found, strict=True)]
     return _table(["task", "quick and full", "baseline and full"], rows)
@@ -236,11 +284,11 @@ def agreement_block(tables: Mapping[str, tuple[RunRecord, ...]]) -> str:
 # Figures
 
 
-def figures(tables: Mapping[str, tuple[RunRecord, ...]]) -> Iterator[tuple[str, str]]:
+def figures(tables: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
     """File name and drawing: a heat map per preset, and every rule's difference on each task."""
     words = dict.fromkeys(("better", "worse", "same", "undecided"), "") | {"missing": "no score"}
-    for name, runs in tables.items():
-        compared = comparisons(name, runs)
+    for name, table in tables.items():
+        runs, compared = table.runs, comparisons(name, table.runs)
         if not compared:
             continue
         rows = sorted(preset_scores(runs, name), key=_order)

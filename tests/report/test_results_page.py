@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -95,10 +97,73 @@ def test_a_difference_says_whether_the_history_holds(script: ModuleType, folders
     assert softmax[2].endswith(": noise)")  # Context Recall: -0.013 then
 
 
-def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path]) -> None:
     results, docs = folders
-    (docs / "results.md").write_text("no place")
-    with pytest.raises(UserError, match="add the lines <!-- results: quick -->"):
+    for page in ("<!-- results: quick -->", "<!-- end: quick -->\n<!-- results: quick -->", PAGE + PAGE):
+        (docs / "results.md").write_text(page)
+        with pytest.raises(UserError, match="expected one line <!-- results: quick -->"):
+            script.write(results, docs)
+    (docs / "results.md").write_text("<!-- results: quik -->\n<!-- end: quik -->")
+    with pytest.raises(UserError, match="no preset is called quik"):
         script.write(results, docs)
-    with pytest.raises(UserError, match="holds no table of a preset"):
-        script.read_tables(tmp_path)
+    write_runs(results / "baseline.csv", some_runs())
+    with pytest.raises(UserError, match="runs of quick; expected those of baseline alone"):
+        script.read_tables(results)
+
+
+def test_a_table_without_a_place_gets_one_at_the_end(script: ModuleType, folders: tuple[Path, Path]) -> None:
+    results, docs = folders
+    (docs / "results.md").write_text("Words.\n")
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    assert page.startswith("Words.\n\n## quick\n\n<!-- results: quick -->")
+    assert "## agreement" in page
+    assert script.write(results, docs, check=True) is True
+
+
+def test_without_a_table_the_page_says_so_and_old_figures_go(
+    script: ModuleType, folders: tuple[Path, Path]
+) -> None:
+    results, docs = folders
+    script.write(results, docs)
+    assert [*(docs / "images").iterdir()]
+    (docs / "images" / "run.png").touch()
+    (results / "quick.csv").unlink()
+    assert script.write(results, docs, check=True) is False
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    assert "<!-- results: quick -->\n\nNo run of this preset yet.\n" in page
+    assert [path.name for path in (docs / "images").iterdir()] == ["run.png"]
+    assert script.write(results, docs, check=True) is True
+
+
+def test_nothing_is_left_out_in_silence(
+    script: ModuleType, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    results, docs = folders
+    runs = some_runs()
+    early = [replace(r, rule_hash="0ld", key=f"{r.key}/old", finished_at="2025-01-01") for r in runs[:4]]
+    other = [replace(r, setting="gone", key=f"{r.key}/gone", revision="r2") for r in runs[:3]]
+    write_runs(results / "quick.csv", [*runs, *early, *other])
+    write_runs(results / "calibration.csv", runs)
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    assert "Left out: 4 runs of an earlier version of their rule." in page
+    assert "Left out: 3 runs in a setting that the preset no longer has." in page
+    assert "Trained by revision r." in page
+    write_runs(results / "quick.csv", [replace(runs[0], revision="r2"), *runs[1:]])
+    script.write(results, docs)
+    assert "Trained by the revisions r, r2." in (docs / "results.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(results), "--docs", str(docs)])
+    script.main()
+    assert "not read: calibration.csv is the table of no preset" in capsys.readouterr().out
+
+
+def test_the_page_of_this_repository_is_what_its_tables_say(script: ModuleType) -> None:
+    """`python results/report.py` mends it."""
+    root = SCRIPT.parents[1]
+    assert script.write(root / "results", root / "docs", check=True)
+    page = (root / "docs" / "results.md").read_text()
+    for name in re.findall(r"\(images/(results-[^)]+)\)", page):
+        assert (root / "docs" / "images" / name).exists()
