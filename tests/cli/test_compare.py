@@ -59,9 +59,28 @@ def test_diverged_runs_are_named_and_decide_nothing(project: Path) -> None:
     assert "diverged at learning rate 0.0005" in " ".join(text.split())
 
 
-def test_a_preset_that_ranks_nothing_says_so(project: Path) -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_preset_that_ranks_nothing_judges_nothing(project: Path, columns: int) -> None:
     asked = ("compare", "delta_net", "gated_delta_net", "-p", project, "--preset", "smoke")
-    assert "This preset ranks nothing" in output(*asked)
+    text = output(*asked, columns=columns)
+    assert "This preset ranks nothing" in text
+    for task in (*TASKS, "Mean"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{task} ")]
+        assert "not judged" in line
+        assert "[" in line  # the interval
+    table = text.split("Cost")[0]
+    for word in ("better", "worse", "same", "undecided", "decide it", "<0.001"):
+        assert word not in table
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_cost_stands_beside_the_differences(project: Path, columns: int) -> None:
+    text = output("compare", CANDIDATE, "delta_net", "-p", project, columns=columns)
+    costs = text.split("Cost")[1]
+    for rule in (CANDIDATE, "delta_net"):
+        (line,) = [line for line in costs.splitlines() if line.startswith(f"{rule} ")]
+        assert line.split()[1:5] == ["1,000", "1,024", "\u00d7", "4"]
+    assert "hybrid" not in costs
 
 
 def test_wrong_input(project: Path) -> None:

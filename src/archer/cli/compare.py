@@ -63,6 +63,8 @@ def command(
     Examples: archer compare hybrid delta_net
               archer compare hybrid delta_net --reference gated_delta_net --preset quick
     """
+    from archer.report.costs import ledger_costs
+
     with open_project(project) as ledger:
         runs = ledger.runs()
         names = [name for name in (a, b, reference) if name is not None]
@@ -73,12 +75,18 @@ def command(
         if reference is not None:
             pairs += [(name, reference) for name in (a, b) if name != reference]
         comparisons, floors = _compare(ledger, of_preset, list(dict.fromkeys(pairs)), chosen, margin)
+        costs = {} if as_json else ledger_costs(ledger, [run for run in of_preset if run.rule in names])
     if as_json:
         print_json([asdict(comparison) for comparison in comparisons])
         return
+    from archer.report.language import catalogue
+    from archer.report.terminal import cost_grid
+    from archer.report.wording import Wording
+
     console = results()
     for comparison in comparisons:
         console.print(_table(comparison, console), "", sep="\n")
+    console.print(cost_grid(costs, console.width, Wording(catalogue("en"))), "", sep="\n")
     console.print(_noise(comparisons[0], floors), style="dim", markup=False)
 
 
@@ -149,7 +157,7 @@ def _compare(
 def _table(comparison: Comparison, console: Console) -> RenderableType:
     from rich.text import Text
 
-    from archer.judge.verdicts import headline
+    from archer.judge.verdicts import RANKS_NOTHING, headline
 
     grid = plain_table(console.width, many=True)
     grid.add_column("Task", no_wrap=True)
@@ -158,43 +166,46 @@ def _table(comparison: Comparison, console: Console) -> RenderableType:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("Word", no_wrap=True)
     grid.add_column("Seeds", justify="right", no_wrap=True)
+    judged = _ranks(comparison.preset)
     for line in comparison.tasks:
-        grid.add_row(*_cells(line, line.p_adjusted))
+        grid.add_row(*_cells(line, line.p_adjusted, judged))
     grid.add_section()
-    grid.add_row(*_cells(comparison.mean, comparison.mean.p_value))
+    grid.add_row(*_cells(comparison.mean, comparison.mean.p_value, judged))
     title = f"A = {comparison.candidate}, B = {comparison.baseline}, {comparison.preset}"
-    lines = [_headline(comparison, headline(comparison)), *_notes(comparison)]
+    lines = [headline(comparison) if judged else RANKS_NOTHING, *_notes(comparison, judged)]
     return titled(title, grid, *lines) if lines else Text(title)
 
 
-def _headline(comparison: Comparison, text: str) -> str:
-    from archer.judge.verdicts import RANKS_NOTHING
+def _ranks(preset: str) -> bool:
+    """Whether words may be said; of a preset that is not known, the runs alone decide."""
     from archer.mad.presets import PRESETS
 
-    known = PRESETS.get(comparison.preset)
-    return text if known is None or known.ranks else RANKS_NOTHING
+    known = PRESETS.get(preset)
+    return known is None or known.ranks
 
 
-def _cells(line: TaskComparison, p_value: float | None) -> list[str | Text]:
+def _cells(line: TaskComparison, p_value: float | None, judged: bool) -> list[str | Text]:
+    """One row. Where nothing is ranked there is no word, and no p-value that could be read as one."""
     from rich.text import Text
 
     from archer.report.numbers import interval, probability, score, signed
 
+    between = interval(line.low, line.high, ABSENT).replace(", ", " ")
+    more = f" (+{line.more_seeds})" if line.word == "undecided" and line.more_seeds else ""
+    word = Text(f"{line.word}{more}", style=STYLES[line.word])
     if line.exact_settings and line.exact_settings == line.settings:
         between, word = "one function", Text("same", style=STYLES["same"])
-    else:
-        between = interval(line.low, line.high, ABSENT).replace(", ", " ")
-        more = f" (+{line.more_seeds})" if line.word == "undecided" and line.more_seeds else ""
-        word = Text(f"{line.word}{more}", style=STYLES[line.word])
+    if not judged:
+        word = Text("not judged", style="dim")
     scores = (score(line.candidate, ABSENT), score(line.baseline, ABSENT), signed(line.difference, ABSENT))
-    p_text = probability(p_value, ABSENT).replace("< ", "<")
+    p_text = probability(p_value if judged else None, ABSENT).replace("< ", "<")
     return [line.task, *scores, between, p_text, word, str(line.seeds)]
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Comparison, judged: bool) -> list[str]:
     lines = (*comparison.tasks, comparison.mean)
     notes = []
-    if any(line.word == "undecided" and line.more_seeds for line in lines):
+    if judged and any(line.word == "undecided" and line.more_seeds for line in lines):
         notes.append("undecided (+n): about n more seeds would likely decide it.")
     for line in comparison.tasks:
         if 0 < line.exact_settings < line.settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from archer.ledger import Ledger, ScoreRow
     from archer.ledger.records import RunRecord
     from archer.report.costs import RuleCost
-    from archer.rules import Rule
 
 SELECT = {
     "held_out": (
@@ -99,6 +97,7 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
     from archer.judge import noise_floor
     from archer.ledger import score_table
     from archer.mad.presets import PRESETS
+    from archer.report.costs import ledger_costs
 
     own = tuple(run for run in runs if run.preset == name)
     newest = latest_versions(own)
@@ -122,27 +121,8 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
         noise=noise_floor(newest, reach.duplicates(), preset=name),
         stood_in={rule: tuple(settings) for rule, settings in stood_in.items()},
         seeds=known.seeds if known else None,
-        costs=_costs(ledger, newest),
+        costs=ledger_costs(ledger, newest),
     )
-
-
-def _costs(ledger: Ledger, runs: Sequence[RunRecord]) -> Mapping[str, RuleCost]:
-    """What each rule costs, from its runs and from its text as it was trained."""
-    from archer.errors import UserError
-    from archer.report.costs import read_decoding, rule_costs
-    from archer.rules import get_rule, load_rule, rule_names
-
-    texts = {one.rule: one.source for one in ledger.proposals()}
-
-    def find(name: str) -> Rule:
-        return load_rule(texts[name], name, find) if name in texts else get_rule(name)
-
-    rules = {}
-    for name in dict.fromkeys(run.rule for run in runs):
-        if name in texts or name in rule_names():
-            with suppress(UserError):  # a rule that no longer loads was trained all the same
-                rules[name] = find(name)
-    return rule_costs(runs, rules, read_decoding(ledger.path.parent))
 
 
 def _order(row: ScoreRow, ranks: bool | None) -> tuple[Any, ...]:

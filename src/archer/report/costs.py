@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from archer.errors import UserError
 from archer.ledger.records import Comparison, RunRecord
 
 if TYPE_CHECKING:
+    from archer.ledger.store import Ledger
     from archer.mad.settings import Setting
     from archer.rules import Rule
     from archer.verify.layer_cost import LayerSize
@@ -101,12 +103,13 @@ def rule_costs(
     rules: those that are loaded, by name; where a rule's text is not the one that was trained, its state and
     its operations are not known.
     """
+    from archer.rules import rule_names
     from archer.verify.layer_cost import layer_costs
 
     size = layer_size(runs)
     hashes = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
     same = {n: rules[n] for n, digest in hashes.items() if n in rules and rules[n].hash == digest}
-    texts = {name: rule.source for name, rule in rules.items()}
+    texts = {name: rule.source for name, rule in rules.items() if name not in rule_names()}
     counted = layer_costs(same.values(), size, texts) if size else {}
     measured, sizes = tuple(decoding), parameters(runs)
     return {
@@ -120,6 +123,25 @@ def rule_costs(
         )
         for name, digest in hashes.items()
     }
+
+
+def ledger_costs(ledger: Ledger, runs: Sequence[RunRecord]) -> dict[str, RuleCost]:
+    """`rule_costs` with the rules as the ledger has their texts. All runs are of one preset."""
+    from archer.rules import get_rule, load_rule, rule_names
+
+    texts = {one.rule: one.source for one in ledger.proposals()}
+    rules: dict[str, Rule] = {}
+
+    def find(name: str) -> Rule:
+        if name not in rules:
+            rules[name] = load_rule(texts[name], name, find) if name in texts else get_rule(name)
+        return rules[name]
+
+    for name in dict.fromkeys(run.rule for run in runs):
+        if name in texts or name in rule_names():
+            with suppress(UserError):  # a rule that no longer loads was trained all the same
+                find(name)
+    return rule_costs(runs, rules, read_decoding(ledger.path.parent))
 
 
 def parameters(runs: Sequence[RunRecord]) -> dict[str, int]:
