@@ -203,7 +203,7 @@ class Contained:
 
     def _watch(self) -> None:
         """Stops it when its time is up, or when its processes together take too much."""
-        while not self._over.wait(WATCH_SECONDS):
+        while not self._pause():
             if time.monotonic() - self.started > self.limits.wall_seconds:
                 return self.kill("wall time")
             if self.process.poll() is not None:
@@ -216,6 +216,19 @@ class Contained:
                 if _resident_bytes(tree) > self.limits.memory_bytes:
                     return self.kill("memory")
         return None
+
+    def _pause(self) -> bool:
+        """Waits for the next look, less long where processes multiply: a fork bomb makes thousands in
+        WATCH_SECONDS, and then leaves no processor time to count them in. Whether all is over."""
+        if self.limits.processes == 1:
+            return self._over.wait(WATCH_SECONDS)
+        before = _threads_of_all()
+        for _ in range(20):
+            if self._over.wait(WATCH_SECONDS / 20):
+                return True
+            if _threads_of_all() > before + self.limits.processes:
+                return False
+        return False
 
 
 def start(
@@ -420,6 +433,13 @@ def _wrapped(
     return [*arguments, "--chdir", str(scratch), "--"]
 
 
+def _threads_of_all() -> int:
+    """Threads on this machine, whoever's; 0 where the system does not say."""
+    with contextlib.suppress(OSError), open("/proc/loadavg") as file:
+        return int(file.read().split()[3].partition("/")[2])
+    return 0
+
+
 def _parents() -> dict[int, int]:
     """Process number to parent's, of every process in sight."""
     found: dict[int, int] = {}
@@ -452,7 +472,9 @@ def _resident_bytes(processes: Iterable[int]) -> int:
 
 
 def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kills the group, and whoever left the group but not the family."""
+    """Kills the group, and whoever left the group but not the family. Stopped, it cannot grow meanwhile."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGSTOP)
     family = _tree(process.pid) if process.poll() is None else []
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
