@@ -225,16 +225,17 @@ def next_year():
     return "2027-01-01T00:00:00+00:00"
 
 
-def test_what_was_proposed_ahead_is_tried_by_the_next_campaign(tmp_path, bench):
+def test_what_was_proposed_ahead_is_tried_by_the_next_campaign(tmp_path, bench, monkeypatch):
     found = hourly(tmp_path)
     assert tried(found) == ["keep_1", "keep_2"]
     assert "keep_3 was proposed and is not tried yet" in found.reports[0].read_text()
+    monkeypatch.setattr(laboratory, "now", next_year)
     again = campaign(tmp_path, cycles=2, clock=next_year)
     assert (again.id, tried(again)) == ("0002", ["keep_3", "keep_4"])
     assert "not tried yet" not in again.reports[0].read_text()
 
 
-def test_but_not_by_another_researchers(tmp_path, bench):
+def test_but_not_by_another_researchers(tmp_path, bench, monkeypatch):
     class Other(Numbered):
         name = "other"
 
@@ -242,9 +243,10 @@ def test_but_not_by_another_researchers(tmp_path, bench):
             return replace(super().propose(context), id="o1", rule="others", source=source_of(0.5))
 
     hourly(tmp_path)
-    time.sleep(1.1)  # the ledger's times are whole seconds
-    assert tried(campaign(tmp_path, Other(), cycles=1)) == ["others"]
-    assert tried(campaign(tmp_path, cycles=1)) == ["keep_4"]  # a campaign came between: keep_3 stays known
+    monkeypatch.setattr(laboratory, "now", next_year)
+    assert tried(campaign(tmp_path, Other(), cycles=1, clock=next_year)) == ["others"]
+    again = campaign(tmp_path, cycles=1, clock=next_year)
+    assert tried(again) == ["keep_4"]  # a campaign came between: keep_3 stays known
 
 
 def test_a_limit_inside_the_first_cycle_loses_no_proposal(tmp_path, bench):
