@@ -1,8 +1,9 @@
 """Runs the command line many times, each time in a process of its own, with the slow imports done once.
 
 Reads one JSON line per command (arguments, columns, and the files for its output) and answers with its exit
-status. Every command is a fork of this process, which has one thread and has loaded what the commands load;
-`tests/cli/test_frame.py` starts the program without this help.
+status; the line "count" asks for the costs of the test project's rules beforehand. Every command is a fork of
+this process, which has one thread and has loaded what the commands load; `tests/cli/test_frame.py` starts the
+program without this help.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -30,10 +32,29 @@ def load() -> None:
         get_rule(name)
 
 
+def count() -> None:
+    """What the rules of `tests.cli.project` cost: counted here once, every later fork has it."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.cli.project import CANDIDATE, LEVELS, PRESETS, RULE
+
+    from archer.rules import get_rule, load_rule
+    from archer.verify.layer_cost import LayerSize, layer_costs
+
+    found = {name: get_rule(name) for name in LEVELS if name != CANDIDATE}
+    quick = PRESETS["quick"]
+    size = LayerSize(quick.width, quick.heads, quick.chunk_size)
+    candidate = load_rule(RULE.source, CANDIDATE, get_rule)
+    layer_costs([*found.values(), candidate], size, {CANDIDATE: RULE.source})
+
+
 def serve() -> None:
     """Answer until standard input ends."""
     print("ready", flush=True)
     for line in sys.stdin:
+        if line == "count\n":
+            count()
+            print(0, flush=True)
+            continue
         child = os.fork()
         if child == 0:
             os._exit(run(json.loads(line)))
