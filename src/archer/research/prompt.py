@@ -42,7 +42,8 @@ and for names that you declare at the top level, beside the function:
     M = Carried()                             a state [Dk, Dv] beside S; return it: `return M, {{"M": M}}`
 Laws: a token's output must not depend on later tokens; no statistics over the batch or the heads; no
 randomness, no loops over tokens, no growth of cost beyond linear in the length; finite gradients everywhere
-(put an epsilon inside a root); only torch mathematics."""
+(put an epsilon inside a root); float32 and bfloat16 give the exact result up to rounding, so nothing on the
+way may be far larger than the result; only torch mathematics."""
 """What a rule is: slots, the names that a slot may ask for, declarations, laws."""
 
 INSTRUCTIONS = f"""You are a researcher of linear attention. You change ONE slot of the chunk loop of the \
