@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from string import Formatter
 
 import pytest
@@ -11,7 +12,7 @@ from tests.report import example
 from archer.ledger.records import TASKS
 from archer.report.language import LANGUAGES, catalogue
 from archer.report.note import build
-from archer.report.summary import summarise
+from archer.report.summary import Spent, summarise
 from archer.report.tree import (
     Block,
     Bullets,
@@ -95,7 +96,13 @@ def spans(inline: Inline) -> list[str]:
 
 
 def test_no_english_sentence_leaks_into_chinese():
-    for note in (build(example.facts("smoke", ranks=False), "zh"), summarise(example.campaign(), "zh")):
+    campaign = replace(example.campaign(), costs={"quick": example.COSTS}, spent=Spent(9.0, 9.0, 1.0, 2.0))
+    notes = (
+        build(example.facts("smoke", ranks=False), "zh"),
+        build(example.confirmed_facts(), "zh"),
+        summarise(campaign, "zh"),
+    )
+    for note in notes:
         words = own_words(note)
         assert len(words) > 50
         leaks = [text for text in words if english_words(text)]

@@ -9,7 +9,7 @@ from tests.report import example
 
 from archer.report.html import to_html
 from archer.report.markdown import to_markdown
-from archer.report.summary import Campaign, summarise
+from archer.report.summary import Campaign, Spent, summarise
 from archer.report.tree import Table, text_of
 
 
@@ -59,6 +59,75 @@ def test_rejections_calibration_and_untried_rules_are_shown(campaign):
 def test_later_verdicts_replace_earlier_ones(campaign):
     again = replace(campaign.verdicts[0], created_at="2025-07-09T00:00:00Z")
     assert len(replace(campaign, verdicts=(*campaign.verdicts, again)).last_verdicts()) == 2
+
+
+def with_promotion(campaign: Campaign) -> Campaign:
+    """The control once more on a dearer rung, where two of its tasks are worse than the parent's."""
+    second = campaign.proposals[1]
+    promoted = replace(second, id=f"{second.id}-baseline", promoted_from=second.id, predictions=())
+    again = replace(campaign.verdicts[1], proposal=promoted.id, preset="baseline")
+    lines = [
+        replace(line, word="worse" if index < 2 else "undecided")
+        for index, line in enumerate(again.against_parent.tasks)
+    ]
+    again = replace(again, against_parent=replace(again.against_parent, tasks=tuple(lines)))
+    return replace(
+        campaign,
+        proposals=(*campaign.proposals, promoted),
+        verdicts=(*campaign.verdicts, again),
+    )
+
+
+def test_a_promotion_is_no_second_change_and_its_verdict_is_the_last_word(campaign):
+    def slots(found: Campaign) -> dict[str, list[str]]:
+        table = next(t for t in tables(summarise(found)) if "Per slot" in text_of(t.caption))
+        rows = [[text_of(cell.text) for cell in row.cells] for row in table.rows]
+        return {row[0]: row[1:] for row in rows}
+
+    promoted = with_promotion(campaign)
+    assert "(controls): 1" in to_markdown(summarise(promoted))
+    before, after = slots(campaign), slots(promoted)
+    assert [row[0] for row in after.values()] == [row[0] for row in before.values()] == ["2", "2"]
+    words = [line.word for line in campaign.verdicts[0].against_parent.tasks]
+    assert after["retain"] == ["2", str(words.count("better")), str(words.count("worse") + 2)]
+    assert after != before
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_cost_stands_beside_score_for_each_preset(campaign, language):
+    costs = {"quick": {**example.COSTS, "of_another_campaign": example.COSTS[example.PARENT]}}
+    note = summarise(replace(campaign, costs=costs), language)
+    section = next(section for section in note.sections if section.anchor == "cost")
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    rows = {text_of(row.cells[0].text): [text_of(cell.text) for cell in row.cells] for row in table.rows}
+    assert set(rows) == set(example.MODELS)
+    means = campaign.verdicts[0].against_reference.mean
+    assert rows[example.CANDIDATE][1:3] == [f"{means.candidate:.3f}", "214,024"]
+    assert rows[example.REFERENCE][1:3] == [f"{means.baseline:.3f}", "263,296"]
+    assert "cost" not in [section.anchor for section in summarise(campaign, language).sections]
+
+
+def test_what_was_spent_is_said_in_both_languages(campaign):
+    spent = Spent(1234.0, 1800.0, 0.25)
+    english, chinese = (
+        to_markdown(summarise(replace(campaign, spent=spent), language)) for language in ("en", "zh")
+    )
+    assert "Spent: 1,234 s of training, 0.500 GPU hours, 0.2500 dollars." in english
+    for number in ("1,234", "0.500", "0.2500"):
+        assert number in chinese
+    allowed = to_markdown(summarise(replace(campaign, spent=replace(spent, gpu_hours_allowed=2.0))))
+    assert "0.500 of 2 GPU hours" in allowed
+    little = to_markdown(summarise(replace(campaign, spent=Spent(3.0))))
+    assert "Spent: 3 s of training." in little
+    assert "Spent" not in to_markdown(summarise(campaign))
+
+
+def test_what_fresh_seeds_said_of_a_win_is_in_the_summary(campaign):
+    verdict = example.confirmed_facts().verdict
+    text = to_markdown(summarise(replace(campaign, verdicts=(verdict, *campaign.verdicts[1:]))))
+    assert "**Confirmed with 3 fresh seeds" in text
+    assert "Confirm `hybrid_decay` with fresh seeds" not in text
+    assert "Confirmed" not in to_markdown(summarise(campaign))
 
 
 def test_an_empty_campaign_and_the_page_work(campaign):

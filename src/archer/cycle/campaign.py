@@ -28,6 +28,7 @@ from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.ledger.records import CycleRecord, ProposalRecord, VerdictRecord, VerificationRecord
 from archer.mad import Preset
+from archer.report.summary import Spent
 
 if TYPE_CHECKING:
     from archer.cycle.team import Ahead, Team
@@ -40,23 +41,13 @@ FAILURES = 3
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a campaign has used. training_seconds: wall time of its trainings. gpu_seconds: wall seconds of
-    training processes on GPUs, those of all GPUs added up. dollars: for language models."""
-
-    training_seconds: float = 0.0
-    gpu_seconds: float = 0.0
-    dollars: float = 0.0
-
-
-@dataclass(frozen=True)
 class Discovery:
     """What came of a campaign. reports: its summary, as Markdown and as a page."""
 
     id: str
     campaign: Campaign
     reports: tuple[Path, ...]
-    spent: Spent = Spent()
+    spent: Spent
 
     @property
     def cycles(self) -> tuple[CycleRecord, ...]:
@@ -542,10 +533,10 @@ def _summary(course: _Course) -> Discovery:
         proposals=proposals,
         verdicts=tuple(verdict for verdict in whole.verdicts if verdict.proposal in names),
         runs=tuple(run for run in whole.runs if run.key in keys),
+        spent=replace(spent, gpu_hours_allowed=asked.words["gpu_hours"]),
     )
     note = summarise(campaign)
-    said = [f"Spent: {describe_spent(spent, asked.words['gpu_hours'])}.", *_left_over(course)]
-    note = replace(note, lead=(*note.lead, *(Paragraph((Span(line),)) for line in said)))
+    note = replace(note, lead=(*note.lead, *(Paragraph((Span(line),)) for line in _left_over(course))))
     return Discovery(asked.id, campaign, write(note, _folder(lab, asked), "summary"), spent)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from archer.ledger.records import Comparison
 from archer.report import charts, numbers
 from archer.report.costs import NOTICEABLE, RuleCost, Surplus
-from archer.report.facts import Facts
+from archer.report.facts import Facts, RuleFacts
 from archer.report.measured import difference_table
-from archer.report.tree import Block, Figure, Panel, Paragraph, Row, Table, code, quoted
+from archer.report.tree import Block, Figure, Inline, Panel, Paragraph, Row, Table, code, quoted
 from archer.report.wording import MEAN, Wording, name_cell, score_cell, text_cell
 
 COLUMNS = ("parameters", "carried", "operations", "step", "decoding")
@@ -19,10 +19,9 @@ def cost_blocks(facts: Facts, words: Wording) -> Iterator[Block]:
     """Everything that a note says of cost; nothing where no rule was trained."""
     costs = {rule: facts.costs[rule] for rule in facts.in_order(facts.costs)}
     if costs:
-        yield _table(costs, facts, words)
-        yield Paragraph(words.inline("cost.how"), "muted")
-        where = {name: quoted(text) for name, text in machines(costs, words).items()}
-        yield Paragraph(words.inline("cost.machines", **where), "muted")
+        means = {rule: scores.get(MEAN) for rule, scores in facts.measured().items()}
+        yield cost_table(costs, means, facts.rules, words, words.inline("cost.table"))
+        yield from how_costs(costs, words)
     yield from _figure(costs, facts, words)
     for surplus in facts.surpluses:
         yield from _surplus(surplus, facts, words)
@@ -31,16 +30,29 @@ def cost_blocks(facts: Facts, words: Wording) -> Iterator[Block]:
         yield Paragraph(words.inline("cost.expected", said=quoted(said)))
 
 
-def _table(costs: Mapping[str, RuleCost], facts: Facts, words: Wording) -> Table:
-    measured = facts.measured()
+def cost_table(
+    costs: Mapping[str, RuleCost],
+    means: Mapping[str, float | None],
+    rules: Mapping[str, RuleFacts],
+    words: Wording,
+    caption: Inline,
+) -> Table:
+    """A line per rule: its mean score beside what it costs."""
     rows = []
     for rule, cost in costs.items():
-        carried = ", ".join(facts.rules[rule].carries) if rule in facts.rules else ""
+        carried = ", ".join(rules[rule].carries) if rule in rules else ""
         cells = [text_cell(text) for text in cost_cells(cost, words)]
-        mean = score_cell(words, measured.get(rule, {}).get(MEAN))
+        mean = score_cell(words, means.get(rule))
         rows.append(Row((name_cell(rule), mean, *cells, text_cell(carried or words.text("number.none")))))
     columns = tuple(words.text(f"column.{name}") for name in ("rule", "mean_score", *COLUMNS, "carries"))
-    return Table(words.inline("cost.table"), columns, tuple(rows), (1, 2, 3, 4, 5, 6))
+    return Table(caption, columns, tuple(rows), (1, 2, 3, 4, 5, 6))
+
+
+def how_costs(costs: Mapping[str, RuleCost], words: Wording) -> Iterator[Block]:
+    """What the numbers of a cost table are, and where the speeds were measured."""
+    yield Paragraph(words.inline("cost.how"), "muted")
+    where = {name: quoted(text) for name, text in machines(costs, words).items()}
+    yield Paragraph(words.inline("cost.machines", **where), "muted")
 
 
 def cost_cells(cost: RuleCost, words: Wording) -> tuple[str, ...]:

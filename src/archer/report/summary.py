@@ -16,6 +16,9 @@ from archer.ledger.records import (
     VerdictRecord,
 )
 from archer.report import charts, numbers
+from archer.report.cost_section import cost_table, how_costs
+from archer.report.costs import RuleCost, ledger_costs
+from archer.report.decisions import confirmation_sentence
 from archer.report.facts import Facts, RuleFacts, rule_facts
 from archer.report.language import catalogue
 from archer.report.measured import noise_section
@@ -46,8 +49,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a campaign has used. training_seconds: wall time of its trainings. gpu_seconds: wall seconds of
+    training processes on GPUs, those of all GPUs added up. dollars: for language models. gpu_hours_allowed:
+    None where nothing was said.
+    """
+
+    training_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    dollars: float = 0.0
+    gpu_hours_allowed: float | None = None
+
+
+@dataclass(frozen=True)
 class Campaign:
-    """Many cycles: the records of a ledger, in the order in which they were kept. The last verdict counts."""
+    """Many cycles: the records of a ledger, in the order in which they were kept. The last verdict counts.
+
+    costs: preset to rule to cost. spent: what it took, where that is known.
+    """
 
     cycles: tuple[CycleRecord, ...]
     proposals: tuple[ProposalRecord, ...] = ()
@@ -55,6 +74,8 @@ class Campaign:
     runs: tuple[RunRecord, ...] = ()
     rules: Mapping[str, RuleFacts] = field(default_factory=dict)
     reference: str = "gated_delta_net"
+    costs: Mapping[str, Mapping[str, RuleCost]] = field(default_factory=dict)
+    spent: Spent | None = None
 
     def proposal(self, cycle: CycleRecord) -> ProposalRecord | None:
         """What a cycle proposed."""
@@ -64,6 +85,16 @@ class Campaign:
         """The last verdict on a proposal."""
         return next((found for found in reversed(self.verdicts) if found.proposal == proposal), None)
 
+    @property
+    def changes(self) -> tuple[ProposalRecord, ...]:
+        """What was proposed, each change once: a promotion is the same change on a dearer rung."""
+        return tuple(proposal for proposal in self.proposals if not proposal.promoted_from)
+
+    def best_verdict(self, change: ProposalRecord) -> VerdictRecord | None:
+        """The last verdict on a change that may rank, on whatever rung; None where there is none."""
+        names = {change.id, *(p.id for p in self.proposals if p.promoted_from == change.id)}
+        return next((v for v in reversed(self.verdicts) if v.proposal in names and v.ranks), None)
+
     def last_verdicts(self) -> tuple[VerdictRecord, ...]:
         """One verdict per proposal and preset, the last."""
         return tuple({(found.proposal, found.preset): found for found in self.verdicts}.values())
@@ -71,11 +102,14 @@ class Campaign:
 
 def gather_campaign(ledger: Ledger, rules: Iterable[Rule] = ()) -> Campaign:
     """Everything a ledger holds, as one campaign."""
+    runs = ledger.runs()
+    presets = dict.fromkeys(run.preset for run in runs)
     return Campaign(
         cycles=ledger.cycles(),
         proposals=ledger.proposals(),
         verdicts=ledger.verdicts(),
-        runs=ledger.runs(),
+        runs=runs,
+        costs={name: ledger_costs(ledger, [run for run in runs if run.preset == name]) for name in presets},
         rules={rule.name: rule_facts(rule) for rule in rules},
     )
 
@@ -85,6 +119,7 @@ def summarise(campaign: Campaign, language: str = "en") -> Note:
     words = Wording(catalogue(language))
     sections = (
         _best_section(campaign, words),
+        _cost_section(campaign, words),
         _cycles_section(campaign, words),
         _learned_section(campaign, words),
         _calibration_section(campaign, words),
@@ -95,7 +130,7 @@ def summarise(campaign: Campaign, language: str = "en") -> Note:
         title=words.catalogue.count("title.summary", len(campaign.cycles)),
         language=language,
         lead=tuple(_lead(campaign, words)),
-        sections=sections,
+        sections=tuple(section for section in sections if section.blocks),
         contents=words.text("label.contents"),
         labels=labels(words),
     )
@@ -117,7 +152,10 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             **states,
         )
     )
-    winners = [v for v in campaign.last_verdicts() if v.ranks and v.against_reference.beats_on_all]
+    if campaign.spent is not None:
+        yield Paragraph(words.inline("summary.spent", spent=_spent(campaign.spent, words)))
+    ranked = [verdict for verdict in campaign.last_verdicts() if verdict.ranks]
+    winners = [verdict for verdict in ranked if verdict.against_reference.beats_on_all]
     for verdict in winners:
         yield Paragraph(
             words.inline(
@@ -127,8 +165,24 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
         )
     if not winners:
         yield Paragraph(words.inline("summary.no_winner", reference=code(campaign.reference)))
+    for verdict in ranked:
+        if verdict.confirmation is not None:
+            yield Paragraph(confirmation_sentence(verdict.confirmation, words))
     for preset in dict.fromkeys(verdict.preset for verdict in campaign.verdicts if not verdict.ranks):
         yield Paragraph(words.inline("lead.ranks_nothing", preset=preset), "warning")
+
+
+def _spent(spent: Spent, words: Wording) -> str:
+    """Only what there was any of, but always the time of training."""
+    parts = [words.text("spent.training", seconds=numbers.count(spent.training_seconds))]
+    hours = f"{spent.gpu_seconds / 3600:.3f}"
+    if spent.gpu_hours_allowed is not None:
+        parts.append(words.text("spent.gpu_of", hours=hours, allowed=f"{spent.gpu_hours_allowed:g}"))
+    elif spent.gpu_seconds:
+        parts.append(words.text("spent.gpu", hours=hours))
+    if spent.dollars:
+        parts.append(words.text("spent.dollars", dollars=f"{spent.dollars:.4f}"))
+    return words.text("join.comma").join(parts)
 
 
 def _ranked(campaign: Campaign) -> list[VerdictRecord]:
@@ -175,6 +229,33 @@ def _figure(ranked: Sequence[VerdictRecord], words: Wording) -> Figure:
     return Figure("figure-means", words.inline("figure.mean_scores"), (Panel(spec, spoken),))
 
 
+def _cost_section(campaign: Campaign, words: Wording) -> Section:
+    """What each rule costs beside its mean score, a table for each preset."""
+    trained = {name: {run.rule for run in campaign.runs if run.preset == name} for name in campaign.costs}
+    blocks: list[Block] = []
+    shown: dict[str, RuleCost] = {}
+    for preset, costs in campaign.costs.items():
+        here = {rule: cost for rule, cost in costs.items() if rule in trained[preset]}
+        if here:
+            caption = words.inline("cost.table_of_preset", preset=preset)
+            blocks.append(cost_table(here, _means(campaign, preset), campaign.rules, words, caption))
+            shown |= {f"{preset}/{rule}": cost for rule, cost in here.items()}
+    if blocks:
+        blocks += how_costs(shown, words)
+    return Section(words.text("heading.cost"), "cost", tuple(blocks))
+
+
+def _means(campaign: Campaign, preset: str) -> dict[str, float | None]:
+    """Rule to mean score under a preset, as the last verdicts have it."""
+    found: dict[str, float | None] = {}
+    for verdict in campaign.last_verdicts():
+        for comparison in (verdict.against_parent, verdict.against_reference):
+            if verdict.preset == preset:
+                found[comparison.baseline] = comparison.mean.baseline
+                found[comparison.candidate] = comparison.mean.candidate
+    return found
+
+
 def _cycles_section(campaign: Campaign, words: Wording) -> Section:
     names = ("cycle", "rule", "parent", "slots", "preset", "state", "on_mean", "better", "worse")
     columns = tuple(words.text(f"column.{name}") for name in names)
@@ -184,7 +265,7 @@ def _cycles_section(campaign: Campaign, words: Wording) -> Section:
     slots = _slot_table(campaign, words)
     if slots.rows:
         blocks.append(slots)
-    controls = sum(proposal.control for proposal in campaign.proposals)
+    controls = sum(proposal.control for proposal in campaign.changes)
     if controls:
         blocks.append(Paragraph(words.inline("summary.controls", number=controls)))
     return Section(words.text("heading.cycles"), "cycles", tuple(blocks))
@@ -217,11 +298,11 @@ def _decided(verdict: VerdictRecord | None, word: str, words: Wording) -> str:
 
 
 def _slot_counts(campaign: Campaign) -> dict[str, tuple[int, int, int]]:
-    """Slot to: changes judged, tasks better than the parent, tasks worse."""
+    """Slot to: changes judged, tasks better than the parent, tasks worse. A change counts once."""
     found: dict[str, tuple[int, int, int]] = {}
-    for proposal in campaign.proposals:
-        verdict = campaign.verdict(proposal.id)
-        if verdict is None or not verdict.ranks:
+    for proposal in campaign.changes:
+        verdict = campaign.best_verdict(proposal)
+        if verdict is None:
             continue
         words = [line.word for line in verdict.against_parent.tasks]
         for slot in proposal.slots:
@@ -323,7 +404,8 @@ def _next_steps(campaign: Campaign, words: Wording) -> Iterator[Inline]:
     if ranked and (ranked[0].against_reference.mean.difference or 0.0) > 0:
         best = ranked[0]
         shown = words.difference(best.against_reference.mean)
-        yield words.inline("summary.next_best", rule=code(best.rule), difference=shown)
+        key = "summary.next_best" if best.confirmation is None else "summary.next_larger"
+        yield words.inline(key, rule=code(best.rule), difference=shown)
     for slot, (tried, better, _) in _slot_counts(campaign).items():
         if tried >= 2 and not better:
             yield words.inline("summary.next_slot", slot=code(slot), number=tried)
