@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 from tests.report import example
 
+from archer.cycle.plan import named_subject
 from archer.errors import UserError
 from archer.judge import compare
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
+from archer.model.baselines import BASELINES, Mamba
 from archer.report.charts import CostPoint, cost_chart, pareto_front
+from archer.report.cost_section import cost_cells
 from archer.report.costs import (
     DECODING_FILE,
     Decoding,
     Surplus,
+    baseline_cost,
     matching_width,
     parameters,
     read_decoding,
@@ -35,6 +39,7 @@ from archer.report.note import build
 from archer.report.tree import Figure, Paragraph, Table, text_of
 from archer.report.wording import Wording
 from archer.rules import get_rule
+from archer.verify.layer_cost import LayerSize
 
 QUICK = PRESETS["quick"]
 SIZES = {"delta_net": 669_376, "gated_delta_net": 802_576}
@@ -96,6 +101,39 @@ def test_costs_of_a_layer_as_the_preset_trains_it():
     more = costs["gated_delta_net"].operations_per_token
     assert more is not None
     assert more > least
+
+
+@pytest.mark.parametrize(("chunk_size", "tokens"), [(32, 128), (64, 256)])
+def test_baselines_are_counted_as_rules_are(chunk_size: int, tokens: int):
+    size = LayerSize(128, 4, chunk_size)
+    found = {name: baseline_cost(name, named_subject(name).hash, size) for name in BASELINES}
+    attention, gla, mamba = (found[name] for name in ("attention", "gla", "mamba"))
+    assert attention is not None
+    assert gla is not None
+    assert mamba is not None
+    assert (attention.state_per_head, attention.state_per_token, attention.counted_at) == (None, 256, tokens)
+    products = (
+        2 * 4 * 128 * 128 + 4 * tokens * 128
+    )  # projections; q kᵀ, and its product with v
+    assert products < (attention.operations_per_token or 0) < 1.5 * products
+    assert (gla.state_per_head, gla.heads, gla.counted_at) == (16 * 32, 4, None)
+    mixer = Mamba(128)
+    assert (mamba.state_per_head, mamba.heads) == (mixer.inner * 16, 1)
+    for cost in (gla, mamba):
+        assert (cost.operations_per_token or 0) > 2 * 3 * 128 * 128
+    assert baseline_cost("gla", "0" * 12, size) is None
+    assert baseline_cost("delta_net", "0" * 12, size) is None
+
+
+def test_a_cost_that_grows_with_length_says_so():
+    digest = named_subject("attention").hash
+    run = make_run("delta_net", rule_hash=digest)
+    (cost,) = rule_costs([replace(run, rule="attention")], RULES).values()
+    assert (cost.parameters, list(cost.step_seconds)) == (669_376, ["a card"])
+    cells = cost_cells(cost, Wording(catalogue("en")))
+    assert cells[1] == "grows by 256 per token"
+    assert cells[2].endswith(" at 128 tokens, and growing")
+    assert "256" in cost_cells(cost, Wording(catalogue("zh")))[1]
 
 
 def test_of_an_edited_rule_only_what_its_runs_say_is_known():

@@ -216,6 +216,9 @@ def test_curves_are_those_of_the_runs_that_validation_chose(facts, note):
     figure = next(b for b in note.blocks() if isinstance(b, Figure) and b.anchor == "figure-curves")
     drawn = {point["run"] for point in figure.panels[0].spec["data"]["values"]}
     assert len(drawn) == 3 * 3  # three rules, three seeds, one grid point each
+    guessing = [layer["mark"] for layer in figure.panels[0].spec["layer"] if "datum" in str(layer)]
+    assert len(guessing) == 1
+    assert "strokeDash" not in guessing[0], "a dotted line would be some rule's"
 
 
 def test_a_rejected_cycle_says_which_check_failed():

@@ -393,8 +393,9 @@ def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[An
 
 
 def _chance_layer(chance: float) -> dict[str, Any]:
+    """Thin and without dashes, so that it is no rule's line."""
     return {
-        "mark": {"type": "rule", "color": "var(--muted)", "strokeDash": [1, 3]},
+        "mark": {"type": "rule", "color": "var(--muted)", "strokeWidth": 0.75},
         "encoding": {"y": {"datum": chance}},
     }
 

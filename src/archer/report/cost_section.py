@@ -60,11 +60,30 @@ def cost_cells(cost: RuleCost, words: Wording) -> tuple[str, ...]:
     none = words.text("number.unknown")
     return (
         none if cost.parameters is None else numbers.count(cost.parameters),
-        none if cost.state_per_head is None else f"{numbers.count(cost.state_per_head)} × {cost.heads}",
-        none if cost.operations_per_token is None else numbers.count(cost.operations_per_token),
+        _state(cost, words),
+        _operations(cost, words),
         " / ".join(_short(1e3 * seconds) for seconds in cost.step_seconds.values()) or none,
         " / ".join(_short(1e6 * one.seconds) for one in cost.decoding) or none,
     )
+
+
+def _state(cost: RuleCost, words: Wording) -> str:
+    """Of a fixed size, or what each token adds to it."""
+    if cost.state_per_token is not None:
+        return words.text("cost.per_token", number=numbers.count(cost.state_per_token))
+    if cost.state_per_head is None:
+        return words.text("number.unknown")
+    return f"{numbers.count(cost.state_per_head)} × {cost.heads}"
+
+
+def _operations(cost: RuleCost, words: Wording) -> str:
+    """Per token, and at which length where they grow with it."""
+    if cost.operations_per_token is None:
+        return words.text("number.unknown")
+    number = numbers.count(cost.operations_per_token)
+    if cost.counted_at is None:
+        return number
+    return words.text("cost.at_length", number=number, tokens=numbers.count(cost.counted_at))
 
 
 def _short(value: float) -> str:

@@ -6,11 +6,13 @@ exported layer; decoding speed is measured by `archer report --decoding` and kep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from archer.errors import UserError
 from archer.ledger.records import Comparison, RunRecord
 
 if TYPE_CHECKING:
+    import torch
+
     from archer.ledger.store import Ledger
     from archer.mad.settings import Setting
     from archer.rules import Rule
@@ -48,7 +52,9 @@ class Decoding:
 class RuleCost:
     """parameters: of the whole model, in one setting for all rules. state_per_head: numbers that pass from
     chunk to chunk. heads: per layer. operations_per_token: of one layer's forward pass. step_seconds: device
-    to one run's share of a training step. decoding: one layer, by machine.
+    to one run's share of a training step. decoding: one layer, by machine. state_per_token: what each further
+    token adds to the state of one layer, for attention; counted_at: the length in tokens at which operations
+    were counted, where they grow with it.
     """
 
     parameters: int | None = None
@@ -57,6 +63,8 @@ class RuleCost:
     operations_per_token: float | None = None
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     decoding: tuple[Decoding, ...] = ()
+    state_per_token: int | None = None
+    counted_at: int | None = None
 
     @property
     def state_per_layer(self) -> int | None:
@@ -112,17 +120,63 @@ def rule_costs(
     texts = {name: rule.source for name, rule in rules.items() if name not in rule_names()}
     counted = layer_costs(same.values(), size, texts) if size else {}
     measured, sizes = tuple(decoding), parameters(runs)
+    beside = {name: cost for name, digest in hashes.items() if (cost := baseline_cost(name, digest, size))}
     return {
-        name: RuleCost(
+        name: replace(beside[name], parameters=sizes.get(name), step_seconds=_speed(runs, name))
+        if name in beside
+        else RuleCost(
             parameters=sizes.get(name),
             state_per_head=_state(same[name], size) if size and name in same else None,
             heads=(same[name].layer.heads or size.heads) if size and name in same else None,
             operations_per_token=counted[name].operations_per_token if name in counted else None,
-            step_seconds=step_seconds(run for run in runs if run.rule == name),
+            step_seconds=_speed(runs, name),
             decoding=tuple(one for one in measured if one.rule_hash == digest and _fits(one, size)),
         )
         for name, digest in hashes.items()
     }
+
+
+def _speed(runs: Sequence[RunRecord], rule: str) -> dict[str, float]:
+    return step_seconds(run for run in runs if run.rule == rule)
+
+
+@cache
+def baseline_cost(name: str, digest: str, size: LayerSize | None) -> RuleCost | None:
+    """State and operations of a token mixer that is no rule, counted as those of rules are.
+
+    None for other names, and where the mixer's text is not the one that was trained. Softmax attention keeps
+    the keys and values of all tokens: it has no state of a fixed size, and its operations grow with length.
+    """
+    from archer.model import baselines
+
+    if size is None or name not in baselines.BASELINES:
+        return None
+    mixer = baselines.baseline(name, size.width, size.heads)
+    source = Path(baselines.__file__).read_text(encoding="utf-8")
+    if hashlib.sha256(f"{type(mixer).__name__}\0{source}".encode()).hexdigest()[:12] != digest:
+        return None
+    tokens, operations = _count(mixer, size)
+    if isinstance(mixer, baselines.SoftmaxAttention):
+        return RuleCost(operations_per_token=operations, state_per_token=2 * size.width, counted_at=tokens)
+    if isinstance(mixer, baselines.Mamba):
+        return RuleCost(state_per_head=mixer.inner * mixer.state, heads=1, operations_per_token=operations)
+    assert isinstance(mixer, baselines.GatedLinearAttention)
+    state = mixer.key_width // mixer.heads * (size.width // mixer.heads)
+    return RuleCost(state_per_head=state, heads=mixer.heads, operations_per_token=operations)
+
+
+def _count(mixer: torch.nn.Module, size: LayerSize) -> tuple[int, float]:
+    """Tokens, and operations for each of them, of one forward pass as long as that of a rule's count."""
+    import torch
+
+    from archer.verify.checks.cost import Counter
+    from archer.verify.layer_cost import CHUNKS
+
+    tokens = CHUNKS * size.chunk_size
+    x = torch.zeros(1, tokens, size.width)
+    with torch.no_grad(), Counter() as counter:
+        mixer(x)
+    return tokens, counter.operations / tokens
 
 
 def ledger_costs(ledger: Ledger, runs: Sequence[RunRecord]) -> dict[str, RuleCost]:
@@ -366,6 +420,8 @@ def as_values(cost: RuleCost) -> dict[str, Any]:
         "state_per_head": cost.state_per_head,
         "heads": cost.heads,
         "operations_per_token": cost.operations_per_token,
+        "state_per_token": cost.state_per_token,
+        "counted_at_tokens": cost.counted_at,
         "step_seconds": dict(cost.step_seconds),
         "decoding_seconds": {one.machine: one.seconds for one in cost.decoding},
     }

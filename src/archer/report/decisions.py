@@ -54,7 +54,7 @@ def looks_blocks(comparison: Comparison, words: Wording, judged: bool) -> Iterat
         )
         for look in comparison.looks
     )
-    yield Table(words.inline("looks.table", **_pair(comparison)), tuple(columns), rows, (0, 1))
+    yield Table(words.inline("looks.table", **_pair(comparison)), tuple(columns), rows, (1,))
     yield Paragraph(words.inline("looks.reading"), "muted")
     if comparison.method:
         yield Paragraph(words.inline("looks.method", method=quoted(comparison.method)), "muted")
