@@ -264,7 +264,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
 
 
 def _how(extra: str) -> str:
-    return f"absent (optional: pip install 'archer-lab[{extra}]')"
+    return f"absent (optional: pip install -e '.[{extra}]')"
 
 
 def _table(machine: Machine) -> Table:

@@ -232,7 +232,7 @@ def _transports(
     if replay is not None:
         return dict.fromkeys(models, Replay(replay))
     if find_spec("pydantic_ai") is None:
-        raise UserError("--model needs the extra llm: pip install 'archer-lab[llm]'")
+        raise UserError("--model needs the extra llm: pip install -e '.[llm]' in Archer's folder")
     write = append_to(project / "exchanges.jsonl")
     return {name: Recorder(PydanticTransport(Address(name, base_url)), write) for name in models}
 

@@ -139,7 +139,9 @@ def _open_model(address: Address) -> Any:
         from pydantic_ai.exceptions import UserError
         from pydantic_ai.models import infer_model
     except ImportError as error:
-        raise ResearchError("--model needs the extra llm: pip install 'archer-lab[llm]'") from error
+        raise ResearchError(
+            "--model needs the extra llm: pip install -e '.[llm]' in Archer's folder"
+        ) from error
     provider, _, name = address.model.partition(":")
     if not provider or not name:
         raise ResearchError(f"--model is '{address.model}': expected provider:name, such as openai:gpt-5")

@@ -100,7 +100,9 @@ def build_server(desk: Desk) -> MCPServer:
     try:
         from mcp.server import MCPServer
     except ImportError as error:
-        raise ResearchError("archer mcp needs the extra mcp: pip install 'archer-lab[mcp]'") from error
+        raise ResearchError(
+            "archer mcp needs the extra mcp: pip install -e '.[mcp]' in Archer's folder"
+        ) from error
     server = MCPServer("archer", instructions=INSTRUCTIONS, log_level="WARNING")
     for tool in (*_reading_tools(desk), *_proposing_tools(desk)):
         server.add_tool(tool, name=tool.__name__, description=tool.__doc__)
