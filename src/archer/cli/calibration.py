@@ -48,7 +48,7 @@ def command(
     """What each researcher's predictions were worth.
 
     Coverage, error and sign, by researcher and task; the next predictions are widened by it, and it decides
-    each researcher's share of a budget that several divide.
+    each researcher's share of a budget that several divide (there, only verdicts of presets that rank count).
 
     \b
     Examples: archer calibration
@@ -58,7 +58,9 @@ def command(
     from archer.judge import standings, track_record
 
     with open_project(project) as ledger:
-        rows = track_record(ledger.verdicts(), ledger.proposals())
+        verdicts, proposals = ledger.verdicts(), ledger.proposals()
+    rows = track_record(verdicts, proposals)
+    ranked = track_record([verdict for verdict in verdicts if verdict.ranks], proposals)
     if not rows:
         raise UserError(
             f"'{project}' has no prediction with an outcome yet: `archer run` makes and scores them"
@@ -66,7 +68,7 @@ def command(
     known = {row.researcher for row in rows}
     if researcher is not None and researcher not in known:
         raise unknown("researcher", researcher, known)
-    earned = standings(rows, (row.researcher for row in rows))
+    earned = standings(ranked, (row.researcher for row in rows))
     rows = tuple(row for row in rows if researcher in (None, row.researcher))
     shares = {one.researcher: one.share for one in earned}
     values = [{**_values(row), "share": shares[row.researcher]} for row in rows]
@@ -78,7 +80,7 @@ def command(
     else:
         console = results()
         listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        notes = (*LEGEND, SHARES.format(listed)) if len(shares) > 1 else LEGEND
+        notes = (*LEGEND, SHARES.format(listed)) if ranked and len(shares) > 1 else LEGEND
         console.print(_table(rows, console, notes))
 
 
