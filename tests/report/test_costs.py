@@ -112,9 +112,7 @@ def test_baselines_are_counted_as_rules_are(chunk_size: int, tokens: int):
     assert gla is not None
     assert mamba is not None
     assert (attention.state_per_head, attention.state_per_token, attention.counted_at) == (None, 256, tokens)
-    products = (
-        2 * 4 * 128 * 128 + 4 * tokens * 128
-    )  # projections; q kᵀ, and its product with v
+    products = 2 * 4 * 128 * 128 + 4 * tokens * 128  # projections; q kᵀ, and its product with v
     assert products < (attention.operations_per_token or 0) < 1.5 * products
     assert (gla.state_per_head, gla.heads, gla.counted_at) == (16 * 32, 4, None)
     mixer = Mamba(128)
