@@ -568,7 +568,7 @@ def test_wrong_options_of_a_model(tmp_path, model, options, message):
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'archer-lab\[llm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[llm\]'"):
         researcher_of(tmp_path, "smoke", ["openai:gpt"], None, None, None)
 
 
