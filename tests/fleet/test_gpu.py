@@ -83,8 +83,8 @@ def test_two_executions_agree(rule: str) -> None:
 def test_a_member_equals_the_same_run_alone(rule: str) -> None:
     """Compiled and captured in a fleet, against alone and not compiled: 200 steps, float32.
 
-    Sums in another order differ by 1e-7 each, which training at a rate of 3e-3 amplifies: 2.4e-4 to 3.3e-4
-    were seen on an H200 after 200 steps. On a CPU, where both sum alike, it is 1e-5 (test_fleet.py).
+    1e-5 where nothing grows; sums in another order differ by 1e-7 each, which training at a rate of 3e-3
+    amplifies: an H200 showed 2.4e-4 to 3.3e-4, so that this is red there, and an open question.
     """
     runs = gpu_runs(4, rule)
     together = Fleet.start(build_model(runs[0]), runs, load, GPU, compiler())
@@ -100,7 +100,7 @@ def test_a_member_equals_the_same_run_alone(rule: str) -> None:
         for index, fleet in zip((0, 3), alone, strict=True):
             one = fleet.train_step(order[i % 4][None], fleet.rates)
             worst = max(worst, (losses[index] - one[0]).abs().item())
-    assert worst < 1e-3, f"largest difference {worst:.2g}"
+    assert worst < 1e-4, f"largest difference {worst:.2g}"
     if rule == "delta_net":
         assert losses.mean() < 1.5, "nothing was learned, so nothing was compared"
 

@@ -14,6 +14,7 @@ from archer.judge.history import SETTINGS
 from archer.judge.simulate import (
     Design,
     Drawn,
+    Stopped,
     ceiling,
     designs,
     draw,
@@ -40,6 +41,12 @@ WORLDS = [
 ]
 DESIGNS = [pytest.param(design, id=design.name) for design in designs(SETTINGS, TASKS)]
 REPLICATES = 8000
+TOO_WIDE = pytest.mark.xfail(
+    strict=True,
+    reason="where seeds differ much less than the margin (Context Recall under quick) looking several times "
+    "stops early with 'same', at intervals that hold the truth 97.4 to 97.8% of the time",
+)
+"""Known, and not yet mended: those intervals are honest, but wider than 95 ± 2%."""
 
 
 def random() -> np.random.Generator:
@@ -122,22 +129,35 @@ def test_without_a_difference_and_without_normal_noise(sample: object, settings:
     assert judged.coverage(0.0).min() >= 0.93
 
 
-@pytest.mark.parametrize("floors", WORLDS)
-@pytest.mark.parametrize("looks", [(1, 2, 3, 5, 8), (2, 4), tuple(range(1, 11))])
-def test_peeking_keeps_the_error_rate(floors: list[NoiseFloor], looks: tuple[int, ...]) -> None:
-    policy = UntilDecided(looks=looks)
+LOOKS = pytest.mark.parametrize("looks", [(1, 2, 3, 5, 8), (2, 4), tuple(range(1, 11))])
+
+
+def stopped_without_a_difference(floors: list[NoiseFloor], looks: tuple[int, ...]) -> Stopped:
     design = Design("", (1,), looks[-1])
     drawn = draw(floors, design, 0.0, replicates=REPLICATES, generator=random())
-    stopped = judge_sequentially(drawn, policy)
+    return judge_sequentially(drawn, UntilDecided(looks=looks))
+
+
+@pytest.mark.parametrize("floors", WORLDS)
+@LOOKS
+def test_peeking_keeps_the_error_rate(floors: list[NoiseFloor], looks: tuple[int, ...]) -> None:
+    stopped = stopped_without_a_difference(floors, looks)
     for word in ("better", "worse"):
         assert np.mean(np.any(stopped.words == word, axis=-1)) <= 0.05
         assert np.mean(np.all(stopped.words == word, axis=-1)) <= 0.001
-    coverage = stopped.coverage(0.0)
-    assert coverage.min() >= 0.93
-    # Where seeds differ much less than the margin (Context Recall under quick) it stops at the first looks
-    # with "same", and those intervals are wider than they need be: 97.8% there, below 97% everywhere else.
-    assert np.sort(coverage)[-2] <= 0.97
-    assert coverage.max() <= (0.98 if floors is MEASURED else 0.97)
+    assert stopped.coverage(0.0).min() >= 0.93
+
+
+@pytest.mark.parametrize("floors", [
+    WORLDS[0],
+    pytest.param(MEASURED, id="results/quick.csv", marks=TOO_WIDE),
+    WORLDS[2],
+])  # fmt: skip
+@LOOKS
+def test_peeking_keeps_intervals_from_being_too_wide(
+    floors: list[NoiseFloor], looks: tuple[int, ...]
+) -> None:
+    assert stopped_without_a_difference(floors, looks).coverage(0.0).max() <= 0.97
 
 
 @pytest.mark.parametrize("floors", WORLDS)
@@ -149,7 +169,7 @@ def test_intervals_hold_true_differences_though_they_say_when_to_stop(
     drawn = draw(floors, Design("", (1,), most), truth, replicates=REPLICATES, generator=random())
     coverage = judge_sequentially(drawn, UntilDecided.up_to(most)).coverage(truth)
     assert coverage.min() >= 0.93
-    assert coverage.max() <= 0.975
+    assert coverage.max() <= 0.97
 
 
 def test_plain_intervals_at_the_stop_would_be_noticed() -> None:

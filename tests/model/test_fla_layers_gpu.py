@@ -26,7 +26,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OUR_BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 THEIR_BOUNDS = {
     ("delta_net", torch.float32): 1e-4,
-    ("gated_delta_net", torch.float32): 3e-2,  # its products of float32 numbers are TF32 on a GPU
+    ("gated_delta_net", torch.float32): 1e-2,  # its products of float32 numbers are TF32 on a GPU
     ("delta_net", torch.bfloat16): 5e-2,
     ("gated_delta_net", torch.bfloat16): 5e-2,
 }
