@@ -24,12 +24,13 @@ from archer.mad.settings import MEMORIZE, SETTINGS, Setting
 from archer.mad.store import load
 from archer.model.backbone import Model
 from archer.model.mixer import RuleMixer
+from archer.model.parameters import linear_initial, projection_initial
 from archer.rules import get_rule
 
 DEVIATIONS = (0.02, 0.2, 1.0)
 GAINS = (0.1, 0.306, 1.0)
-"""Factors on the first values of the mixer's projections; 0.306 gives the deviation 0.0156 of a Xavier
-draw with gain 2 to the power -2.5."""
+"""Factors on PyTorch's first values of the mixer's projections; 0.306 gives a square one the deviation
+0.0156 of Archer's own draw, Glorot's with gain 2 to the power -2.5."""
 COLUMNS = (
     "rule",
     "heads",
@@ -64,8 +65,13 @@ def start(
                 if name == "embed":
                     values[i] *= choice.embedding_deviation / recipe.embedding_deviation
                 elif ".mixer.project." in name or name.endswith(".mixer.out"):
-                    values[i] *= choice.gain
+                    values[i] *= choice.gain * _pytorchs_over_ours(*values.shape[1:])
     return fleet
+
+
+def _pytorchs_over_ours(inputs: int, outputs: int) -> float:
+    """How much wider PyTorch draws the first values of a projection than Archer does."""
+    return linear_initial(inputs).scale / projection_initial(inputs, outputs).scale
 
 
 def train(fleet: Fleet, epochs: int) -> list[tuple[float, int]]:

@@ -73,7 +73,7 @@ def _widened(preset: str, width: int | None) -> str | Preset:
 
     known = find_preset(preset)
     if width < known.heads or width % known.heads:
-        raise UserError(f"--width {width}: expected a multiple of the preset's {known.heads} heads")
+        raise UserError(f"--width {width}: expected a positive multiple of the preset's {known.heads} heads")
     return replace(known, name=widened_preset(preset, width), width=width)
 
 

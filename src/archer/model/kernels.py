@@ -1,9 +1,9 @@
 """A Triton kernel, for GPUs, for what stands before every chunk loop: short convolution, SiLU, normalisation.
 
 From the fused projection it writes q, k and v as the loop wants them, [N, F, B, H, C, D], in one pass over
-memory each way; as separate operations they take about ten, because the shifts of the convolution, the
-norms per head and the change of layout do not fuse. `RuleMixer` uses it where sizes fit; the plain PyTorch
-forms in `archer.model.layers` are its reference.
+memory, and takes two for the gradient (the second, the convolution's shifts, is plain PyTorch); as separate
+operations they take about ten, because shifts, norms per head and the change of layout do not fuse.
+`RuleMixer` uses it where sizes fit; the plain PyTorch forms in `archer.model.layers` are its reference.
 
 F runs, B sequences, T = N C tokens, H heads; E columns of the fused projection, of which the first W are q,
 k and v; four taps. All arithmetic is in float32, whatever is stored.
