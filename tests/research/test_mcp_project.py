@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.report import example
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
-from archer.cli.mcp import ProjectDesk
+from archer.cli.mcp import ProjectDesk, Submission
 from archer.cycle.plan import get_preset
 from archer.cycle.training import Resources
 from archer.errors import UserError
+from archer.ledger import Ledger
 from archer.ledger.records import TASKS
 from archer.research.mcp import build_server
 
@@ -64,6 +66,39 @@ def test_over_stdio_an_agent_reads_and_verifies(tmp_path):
             assert "os" in "".join(part.text for part in refused.content)
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize("session", ["this", "a later"])
+@pytest.mark.parametrize("said", [True, False, None])
+def test_an_agent_reads_what_fresh_seeds_said_of_its_win(tmp_path, said, session):
+    from mcp import Client
+
+    verdict = (example.facts() if said is None else example.confirmed_facts(said)).verdict
+    assert verdict is not None
+    desk = ProjectDesk(tmp_path, get_preset("quick"), Resources(device="cpu"))
+    if session == "this":
+        desk._submissions[verdict.proposal] = Submission(
+            example.facts().proposal, "finished", verdict=verdict
+        )
+    else:
+        with Ledger.in_folder(tmp_path) as ledger:
+            ledger.add_verdict(verdict)
+
+    async def talk():
+        async with Client(build_server(desk)) as client:
+            return await ask(client, "verdict", proposal=verdict.proposal)
+
+    answer = asyncio.run(talk())
+    assert answer["state"] == "finished"
+    if said is None:
+        assert answer["confirmation"] is None
+        return
+    found, kept = answer["confirmation"], verdict.confirmation
+    assert (found["claim"], found["confirmed"], found["seeds"]) == ("mean", said, [7000, 7001, 7002])
+    assert found["first"]["difference"] == kept.first.difference
+    fresh = found["comparison"]["mean"]
+    assert (fresh["difference"], fresh["low"]) == (kept.comparison.mean.difference, kept.comparison.mean.low)
+    assert fresh["difference"] < found["first"]["difference"]
 
 
 @pytest.mark.slow
