@@ -97,6 +97,10 @@ def test_the_report_is_written(cycles: Cycles) -> None:
         assert [path.suffix for path in result.reports] == [".md", ".html"]
         for path in result.reports:
             assert result.proposal.rule in path.read_text(encoding="utf-8")
+        said = result.reports[0].read_text(encoding="utf-8")
+        assert "| State | finished |" in said
+        assert "| Wall time |" in said
+        assert result.cycle.finished_at is not None
         assert result.cycle.report_paths == tuple(map(str, result.reports))
 
 
@@ -223,6 +227,10 @@ def test_a_leaking_rule_is_rejected_and_nothing_is_trained(tmp_path: Path) -> No
         assert ledger.runs() == ()
         assert [v.passed for v in ledger.verifications()] == [False]
     assert not (tmp_path / "project" / "rules").exists()
+    said = result.reports[0].read_text(encoding="utf-8")
+    assert "The rule `leaks` was rejected by verification" in said
+    assert "Mend what the failed check says" in said
+    assert "| State | running |" not in said
 
 
 def test_a_rule_that_wants_a_file_is_refused_before_anything_of_it_runs(tmp_path: Path) -> None:

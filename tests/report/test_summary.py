@@ -23,13 +23,80 @@ def tables(note) -> list[Table]:
 
 
 def test_every_cycle_is_listed_in_order(campaign):
-    table = next(t for t in tables(summarise(campaign)) if "Every cycle" in text_of(t.caption))
-    assert [text_of(row.cells[0].text) for row in table.rows] == [cycle.id for cycle in campaign.cycles]
-    assert [text_of(row.cells[5].text) for row in table.rows] == [
-        "finished",
-        "finished",
-        "rejected before training",
-    ]
+    columns = cycle_table(campaign)
+    assert columns["Cycle"] == [cycle.id for cycle in campaign.cycles]
+    assert columns["State"] == ["finished", "finished", "rejected before training"]
+
+
+def cycle_table(
+    campaign: Campaign, language: str = "en", caption: str = "Every cycle"
+) -> dict[str, list[str]]:
+    """Column head to its cells."""
+    table = next(t for t in tables(summarise(campaign, language)) if caption in text_of(t.caption))
+    cells = zip(*([text_of(cell.text) for cell in row.cells] for row in table.rows), strict=True)
+    return dict(zip(table.columns, map(list, cells), strict=True))
+
+
+def test_every_cycle_says_who_proposed(campaign):
+    first, control, rejected = campaign.proposals
+    assert cycle_table(campaign)["Proposed by"] == [
+        "structured search", "structured search (control)", "structured search"
+    ]  # fmt: skip
+    asked = {"requests": 3.0}
+    proposals = (
+        replace(first, researcher="openai:local", cost=asked),
+        replace(control, researcher="repeat"),
+        replace(rejected, researcher="structured", cost=asked),
+    )
+    named = replace(campaign, proposals=proposals)
+    assert cycle_table(named)["Proposed by"] == [
+        "openai:local", "repeat (control)", "structured (no model answered)"
+    ]  # fmt: skip
+    chinese = cycle_table(named, "zh", "全部实验轮")["提案者"]
+    assert chinese == ["openai:local", "repeat（对照）", "structured（模型未作答）"]
+
+
+def test_wall_time_is_the_whole_cycles_and_training_stands_beside_it(campaign):
+    first, second, third = campaign.cycles
+    timed = replace(
+        campaign,
+        cycles=(
+            replace(
+                first,
+                started_at="2025-07-01T09:00:00Z",
+                finished_at="2025-07-01T10:00:00+00:00",
+                wall_seconds=900.0,
+            ),
+            replace(second, started_at="2025-07-01T10:00:00Z", finished_at=None, wall_seconds=None),
+            replace(
+                third,
+                started_at="2025-07-01T10:00:00Z",
+                finished_at="2025-07-01T10:00:30Z",
+                wall_seconds=None,
+            ),
+        ),
+    )
+    columns = cycle_table(timed)
+    assert columns["Wall time, s"] == ["3,600", "–", "30"]
+    assert columns["Training, s"] == ["900", "–", "–"]
+    assert "Wall time of the cycles: 1 h, 0.25 h of it training." in to_markdown(summarise(timed))
+    chinese = cycle_table(timed, "zh", "全部实验轮")
+    assert (chinese["用时（秒）"], chinese["训练（秒）"]) == (["3,600", "–", "30"], ["900", "–", "–"])
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_after_a_preset_that_ranks_nothing_the_next_step_is_one_that_ranks(campaign, language):
+    command = "archer discover --cycles 10 --preset"
+    unranked = replace(
+        campaign, verdicts=tuple(replace(v, ranks=False, preset="smoke") for v in campaign.verdicts)
+    )
+    text = to_markdown(summarise(unranked, language)).split("## ")[-1]
+    assert "`smoke`" in text
+    assert f"`{command} quick`" in text
+    assert f"`{command} baseline`" in text
+    for judged in (campaign, replace(unranked, verdicts=(*campaign.verdicts[:1], *unranked.verdicts))):
+        assert command not in to_markdown(summarise(judged, language))
+    assert command not in to_markdown(summarise(replace(campaign, verdicts=()), language))
 
 
 def test_the_best_stand_by_mean_difference_and_presets_that_rank_nothing_are_left_out(campaign):

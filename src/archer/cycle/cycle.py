@@ -345,7 +345,6 @@ def _close(
     """
     lab.watcher.phase("report")
     more = {"comparisons": comparisons, "ranks": lab.preset.ranks, "confirmations": confirmations}
-    paths = lab.report(cycle, **more)
     message = (
         verdict.summary
         if verdict
@@ -353,13 +352,9 @@ def _close(
             f"{c.name}: {c.message}" for c in (verification.checks if verification else ()) if not c.passed
         )
     )
-    cycle = lab.put(
-        cycle,
-        state=state,
-        finished_at=now(),
-        message=message,
-        report_paths=tuple(str(path) for path in paths),
-    )
+    cycle = replace(cycle, state=state, finished_at=now(), message=message)
+    paths = lab.report(cycle, **more)
+    cycle = lab.put(cycle, finished_at=now(), report_paths=tuple(str(path) for path in paths))
     facts = lab.facts(cycle, **more)
     return Result(
         cycle, tuple(runs), paths, facts, proposal, verification, verdict, comparisons, confirmations

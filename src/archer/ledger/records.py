@@ -252,7 +252,10 @@ class VerdictRecord:
 
 @dataclass(frozen=True)
 class CycleRecord:
-    """One pass of propose, verify, train, judge, record, report; or where it stopped."""
+    """One pass of propose, verify, train, judge, record, report; or where it stopped.
+
+    wall_seconds: of its training alone; None where nothing was trained.
+    """
 
     id: str
     preset: str

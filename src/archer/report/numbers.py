@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 MINUS = "\u2212"
 
@@ -45,6 +46,13 @@ def probability(value: float | None, absent: str) -> str:
 def count(value: float) -> str:
     """A whole number with thousands set apart: 1,234,567."""
     return f"{round(value):,}"
+
+
+def elapsed_seconds(started_at: str, finished_at: str | None) -> float | None:
+    """From a beginning to an end, both ISO 8601; None while there is no end."""
+    if finished_at is None:
+        return None
+    return (datetime.fromisoformat(finished_at) - datetime.fromisoformat(started_at)).total_seconds()
 
 
 def rate(value: float) -> str:

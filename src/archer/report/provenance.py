@@ -66,8 +66,10 @@ def _cycle_lines(facts: Facts, words: Wording) -> Iterator[tuple[str, Inline]]:
     yield "state", (Span(words.text(f"state.{cycle.state}")),)
     yield "started", code(cycle.started_at)
     yield "finished", code(cycle.finished_at) if cycle.finished_at else (Span(words.text("number.none")),)
-    if cycle.wall_seconds is not None:
-        yield "wall", (Span(words.text("provenance.seconds", seconds=f"{cycle.wall_seconds:.0f}")),)
+    wall = numbers.elapsed_seconds(cycle.started_at, cycle.finished_at)
+    for name, seconds in (("wall", wall), ("training", cycle.wall_seconds)):
+        if seconds is not None:
+            yield name, (Span(words.text("provenance.seconds", seconds=numbers.count(seconds))),)
     if proposal:
         yield "proposal", code(proposal.id)
         yield "researcher", quoted(proposal.researcher)

@@ -141,14 +141,14 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
         state: sum(cycle.state == state for cycle in campaign.cycles)
         for state in ("finished", "rejected", "failed", "running")
     }
-    seconds = sum(cycle.wall_seconds or 0.0 for cycle in campaign.cycles)
     yield Paragraph(
         words.inline(
             "summary.lead",
             cycles=len(campaign.cycles),
             runs=numbers.count(len(campaign.runs)),
             lost=sum(run.status not in ("finished", "dropped") for run in campaign.runs),
-            hours=f"{seconds / 3600:.2g}",
+            hours=_hours(map(_elapsed, campaign.cycles)),
+            training=_hours(cycle.wall_seconds for cycle in campaign.cycles),
             **states,
         )
     )
@@ -170,6 +170,16 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             yield Paragraph(confirmation_sentence(verdict.confirmation, words))
     for preset in dict.fromkeys(verdict.preset for verdict in campaign.verdicts if not verdict.ranks):
         yield Paragraph(words.inline("lead.ranks_nothing", preset=preset), "warning")
+
+
+def _hours(seconds: Iterable[float | None]) -> str:
+    """The hours of what took any time that is known."""
+    return f"{sum(one for one in seconds if one is not None) / 3600:.2g}"
+
+
+def _elapsed(cycle: CycleRecord) -> float | None:
+    """Seconds from a cycle's beginning to its end, interruptions included."""
+    return numbers.elapsed_seconds(cycle.started_at, cycle.finished_at)
 
 
 def _spent(spent: Spent, words: Wording) -> str:
@@ -257,11 +267,11 @@ def _means(campaign: Campaign, preset: str) -> dict[str, float | None]:
 
 
 def _cycles_section(campaign: Campaign, words: Wording) -> Section:
-    names = ("cycle", "rule", "parent", "slots", "preset", "state", "on_mean", "better", "worse")
-    columns = tuple(words.text(f"column.{name}") for name in names)
+    names = "cycle rule proposed_by parent slots preset state on_mean better worse elapsed training"
+    columns = tuple(words.text(f"column.{name}") for name in names.split())
     rows = tuple(Row(_cycle_cells(campaign, cycle, words)) for cycle in campaign.cycles)
     caption = words.inline("summary.table", reference=code(campaign.reference))
-    blocks: list[Block] = [Table(caption, columns, rows, (6,), compact=True)]
+    blocks: list[Block] = [Table(caption, columns, rows, (7, 10, 11), compact=True)]
     slots = _slot_table(campaign, words)
     if slots.rows:
         blocks.append(slots)
@@ -280,6 +290,7 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
     return (
         Cell(code(cycle.id)),
         name_cell(proposal.rule) if proposal else text_cell(none),
+        text_cell(_proposer(proposal, words)) if proposal else text_cell(none),
         name_cell(proposal.parent) if proposal else text_cell(none),
         Cell(words.codes(proposal.slots)) if proposal else text_cell(none),
         text_cell(cycle.preset),
@@ -287,7 +298,20 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
         text_cell(words.difference(comparison.mean) if comparison else none),
         text_cell(_decided(verdict, "better", words)),
         text_cell(_decided(verdict, "worse", words)),
+        *(
+            text_cell(none if seconds is None else numbers.count(seconds))
+            for seconds in (_elapsed(cycle), cycle.wall_seconds)
+        ),
     )
+
+
+def _proposer(proposal: ProposalRecord, words: Wording) -> str:
+    """Who proposed: a researcher or a control arm, or whoever stood in where a model was asked in vain."""
+    name = proposal.researcher
+    if proposal.control:
+        return words.text("summary.control", researcher=name)
+    in_vain = "requests" in proposal.cost and ":" not in name
+    return words.text("summary.stand_in", researcher=name) if in_vain else name
 
 
 def _decided(verdict: VerdictRecord | None, word: str, words: Wording) -> str:
@@ -400,6 +424,11 @@ def _next_section(campaign: Campaign, words: Wording) -> Section:
 
 
 def _next_steps(campaign: Campaign, words: Wording) -> Iterator[Inline]:
+    if campaign.verdicts and not any(verdict.ranks for verdict in campaign.verdicts):
+        commands = {
+            name: code(f"archer discover --cycles 10 --preset {name}") for name in ("quick", "baseline")
+        }
+        yield words.inline("summary.next_rank", preset=campaign.verdicts[-1].preset, **commands)
     ranked = _ranked(campaign)
     if ranked and (ranked[0].against_reference.mean.difference or 0.0) > 0:
         best = ranked[0]
