@@ -45,9 +45,20 @@ class Probe:
 class Candidate(Protocol):
     """What the checks ask of a candidate."""
 
-    name: str
-    chunk_size: int
-    carries_state: bool
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens in a chunk."""
+        ...
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a run can begin with the state that another one ended with."""
+        ...
 
     def inputs(self, probe: Probe) -> Inputs:
         """Random inputs, each [B, ..., T, D]."""

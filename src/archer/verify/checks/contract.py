@@ -6,6 +6,7 @@ import torch
 
 from archer.verify.candidate import Candidate, Probe, RuleCandidate
 from archer.verify.checks.finding import Finding, check
+from archer.verify.checks.smallest import Case, dtype_name, refute
 
 LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 
@@ -18,32 +19,23 @@ def contract(candidate: Candidate) -> Finding:
     """Every length in LENGTHS in float32, and one in float64 and bfloat16."""
     probes = [Probe(length=length, dtype=torch.float32) for length in LENGTHS]
     probes += [Probe(length=40, dtype=torch.float64), Probe(length=40, dtype=torch.bfloat16)]
-    for probe in probes:
-        problem = _problem(candidate, probe)
-        if problem:
-            return Finding(
-                False, problem, f"batch {probe.batch}, length {probe.length}, {_name(probe.dtype)}"
-            )
+    found = refute((Case(candidate, probe, seed=None) for probe in probes), _problem)
     count = sum(x.numel() for x in candidate.parameters(None, torch.float32).values())
-    return Finding(
-        True,
-        f"shapes and types hold at lengths {LENGTHS[0]} to {LENGTHS[-1]}; {count} parameters in the probe",
-    )
+    tried = f"shapes and types hold at lengths {LENGTHS[0]} to {LENGTHS[-1]}; {count} parameters in the probe"
+    return found or Finding(True, tried)
 
 
-def _problem(candidate: Candidate, probe: Probe) -> str:
-    inputs = candidate.inputs(probe)
+def _problem(case: Case) -> str:
+    candidate, probe, inputs = case.candidate, case.probe, case.inputs()
     kept = {name: x.clone() for name, x in inputs.items()}
-    parameters = candidate.parameters(None, torch.float32 if probe.dtype == torch.bfloat16 and isinstance(
-        candidate, RuleCandidate) else probe.dtype)  # fmt: skip
-    output, state = candidate.run(inputs, parameters)
+    output, state = candidate.run(inputs, case.parameters)
     if not isinstance(output, torch.Tensor):
         return f"the output is a {type(output).__name__}; a tensor was expected"
     expected = candidate.output_shape(inputs)
     if tuple(output.shape) != expected:
         return f"the output has the shape {list(output.shape)}; {list(expected)} was expected"
     if output.dtype not in (probe.dtype, torch.promote_types(probe.dtype, torch.float32)):
-        return f"the output is {_name(output.dtype)} for inputs of {_name(probe.dtype)}"
+        return f"the output is {dtype_name(output.dtype)} for inputs of {dtype_name(probe.dtype)}"
     if output.device != inputs[next(iter(inputs))].device:
         return f"the output is on {output.device}, the input on {inputs[next(iter(inputs))].device}"
     if not bool(output.isfinite().all()):
@@ -70,9 +62,5 @@ def _state_problem(
         if tuple(state[name].shape) != shape:
             return f"the state `{name}` has the shape {list(state[name].shape)}; {list(shape)} was declared"
         if state[name].dtype != kind:
-            return f"the state `{name}` is {_name(state[name].dtype)}; keep it in {_name(kind)}"
+            return f"the state `{name}` is {dtype_name(state[name].dtype)}; keep it in {dtype_name(kind)}"
     return ""
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

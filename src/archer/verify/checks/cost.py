@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from archer.verify.checks.finding import Finding, check
 
 LENGTHS = (256, 512, 1_024, 2_048, 4_096)
 EXPONENT = 1.15
+FIGURES = {"operations": "operations", "memory": "peak_bytes", "state": "state_bytes"}
+"""The figures of a `Cost` whose growth is measured, by the word for them."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,7 @@ def exponent(lengths: tuple[int, ...], costs: list[float]) -> float:
 def cost(candidate: Candidate, figures: dict[str, float]) -> Finding:
     """Counted at LENGTHS; the figures are left in `figures`."""
     counted = [measure(candidate, length) for length in LENGTHS]
-    grown = {
-        "operations": exponent(LENGTHS, [c.operations for c in counted]),
-        "memory": exponent(LENGTHS, [float(c.peak_bytes) for c in counted]),
-        "state": exponent(LENGTHS, [float(c.state_bytes) for c in counted]),
-    }
+    grown = {n: exponent(LENGTHS, [float(getattr(c, f)) for c in counted]) for n, f in FIGURES.items()}
     figures |= {f"{name}_exponent": round(value, 4) for name, value in grown.items()}
     figures["operations_per_token"] = counted[-1].operations / LENGTHS[-1]
     figures["peak_bytes_per_token"] = counted[-1].peak_bytes / LENGTHS[-1]
@@ -114,11 +113,23 @@ def cost(candidate: Candidate, figures: dict[str, float]) -> Finding:
         return Finding(
             False,
             f"{words}: not sub-quadratic in {worst} (at most T^{EXPONENT} passes)",
-            f"lengths {LENGTHS[0]} to {LENGTHS[-1]}",
+            _first_doubling([getattr(c, FIGURES[worst]) for c in counted]),
         )
     if candidate.carries_state and grown["state"] > 0.05:
-        return Finding(False, f"the state grows with the length, as T^{grown['state']:.2f}", "")
+        return Finding(
+            False,
+            f"the state grows with the length, as T^{grown['state']:.2f}",
+            _first_doubling([c.state_bytes for c in counted], 0.05),
+        )
     return Finding(True, words)
+
+
+def _first_doubling(costs: list[float], allowed: float = EXPONENT) -> str:
+    """The smallest pair of neighbouring lengths between which a cost grows too fast, in words."""
+    for (short, less), (long, more) in pairwise(zip(LENGTHS, costs, strict=True)):
+        if math.log(max(more, 1.0) / max(less, 1.0)) > allowed * math.log(long / short):
+            return f"from length {short} to {long}: ×{more / max(less, 1.0):.1f}"
+    return f"lengths {LENGTHS[0]} to {LENGTHS[-1]}"
 
 
 @check("cost against parent", "Reported: operations, state and parameters beside the parent's.")

@@ -33,9 +33,7 @@ class Check:
         try:
             finding = self.find(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is a finding
-            finding = Finding(
-                False, f"its code raised {type(error).__name__}: {_first_line(error)}", _where(error)
-            )
+            finding = Finding(False, raised(error))
         seconds = time.perf_counter() - started
         return CheckResult(self.name, finding.passed, finding.message[:2000], seconds, finding.case[:500])
 
@@ -43,6 +41,15 @@ class Check:
 def check(name: str, sentence: str) -> Callable[[Callable[..., Finding]], Check]:
     """Makes a check of a function."""
     return lambda find: Check(name, sentence, find)
+
+
+RAISED = "its code raised "
+
+
+def raised(error: Exception) -> str:
+    """The sentence for an exception out of a candidate's code, with the line of the candidate."""
+    where = _where(error)
+    return f"{RAISED}{type(error).__name__}: {_first_line(error)}{f' ({where})' if where else ''}"
 
 
 def _first_line(error: Exception) -> str:

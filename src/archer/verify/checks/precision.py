@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from archer.verify.candidate import Candidate, Inputs, MixerCandidate, Probe, relative_difference
+from archer.verify.candidate import Candidate, Inputs, relative_difference
 from archer.verify.checks.finding import Finding, check
-from archer.verify.checks.gradients import EXTREMES, LENGTH
+from archer.verify.checks.gradients import EXTREMES
+from archer.verify.checks.smallest import Case, dtype_name, refute
 
 ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """How far an output may lie from the exact one, relative to the largest. The registered rules that do not
@@ -22,7 +23,6 @@ AMPLIFIED = 4.0
 change. It may err by this many times what rounding of its inputs alone does to its exact result."""
 
 NUDGES = 4
-SHORTER = (1, 2, 4, 8, 16, 32, 33, 64)
 
 
 @check("precision", "Float32 and bfloat16 give the exact result up to rounding, at hard inputs too.")
@@ -33,49 +33,42 @@ def precision(candidate: Candidate) -> Finding:
     an inverse by powers or in angles kept in bfloat16, shows even where float64 has digits to spare.
     """
     largest = dict.fromkeys(ALLOWED, 0.0)
-    for dtype in ALLOWED:
-        for words, probe in EXTREMES:
-            for seed in (None, 1):
-                error, allowed = _error(candidate, replace(probe, length=LENGTH, dtype=dtype), seed)
-                if not error <= allowed:
-                    found = (LENGTH, error, allowed)
-                    return _smallest(candidate, words, replace(probe, dtype=dtype), seed, found)
-                largest[dtype] = max(largest[dtype], error)
-    figures = ", ".join(f"{error:.1g} in {_name(dtype)}" for dtype, error in largest.items())
-    return Finding(True, f"largest error relative to the exact result: {figures}")
 
+    def problem(case: Case) -> str:
+        error, allowed = _error(case)
+        if error <= allowed:
+            largest[case.probe.dtype] = max(largest[case.probe.dtype], error)
+            return ""
+        kind = dtype_name(case.probe.dtype)
+        if not math.isfinite(error):
+            return f"the output in {kind} or the exact one is not finite"
+        return (
+            f"the output in {kind} differs from the exact one by {error:.1e} of its size ({allowed:.1e} is "
+            "allowed): digits are lost where numbers far larger than the result cancel or are rounded"
+        )
 
-def _smallest(
-    candidate: Candidate, words: str, probe: Probe, seed: int | None, found: tuple[int, float, float]
-) -> Finding:
-    """Says what was found (a length, the error there, what is allowed) at the shortest length that fails."""
-    shorter = ((n, *_error(candidate, replace(probe, length=n), seed)) for n in SHORTER)
-    failing = (one for one in shorter if not one[1] <= one[2])
-    length, error, allowed = next(failing, found)
-    kind = _name(probe.dtype)
-    case = f"{words}, length {length}, {kind}{'' if seed is None else ', random parameters'}"
-    if not math.isfinite(error):
-        return Finding(False, f"the output in {kind} or the exact one is not finite", case)
-    return Finding(
-        False,
-        f"the output in {kind} differs from the exact one by {error:.1e} of its size ({allowed:.1e} is "
-        "allowed): digits are lost where numbers far larger than the result cancel or are rounded",
-        case,
+    cases = (
+        Case(candidate, replace(probe, dtype=dtype), seed=seed)
+        for dtype in ALLOWED
+        for probe in EXTREMES
+        for seed in (None, 1)
     )
+    found = refute(cases, problem)
+    figures = ", ".join(f"{error:.1g} in {dtype_name(dtype)}" for dtype, error in largest.items())
+    return found or Finding(True, f"largest error relative to the exact result: {figures}")
 
 
-def _error(candidate: Candidate, probe: Probe, seed: int | None) -> tuple[float, float]:
+def _error(case: Case) -> tuple[float, float]:
     """The error of the output relative to the exact one, and what is allowed."""
-    mixed = probe.dtype == torch.bfloat16 and not isinstance(candidate, MixerCandidate)
-    parameters = candidate.parameters(seed, torch.float32 if mixed else probe.dtype)
-    inputs = candidate.inputs(probe)
+    candidate, dtype = case.candidate, case.probe.dtype
+    inputs = case.inputs()
     with torch.no_grad():
-        found, _ = candidate.run(inputs, parameters)
-        wide, wide_parameters = _wide(inputs), _wide(parameters)
-        exact, _ = candidate.run(wide, wide_parameters)
-        error, allowed = relative_difference(found.double(), exact), ALLOWED[probe.dtype]
+        found, _ = case.run(inputs)
+        wide, parameters = _wide(inputs), _wide(case.parameters)
+        exact, _ = candidate.run(wide, parameters)
+        error, allowed = relative_difference(found.double(), exact), ALLOWED[dtype]
         if not error <= allowed:
-            allowed += AMPLIFIED * _amplified(candidate, wide, wide_parameters, exact, probe.dtype)
+            allowed += AMPLIFIED * _amplified(candidate, wide, parameters, exact, dtype)
     return error, allowed
 
 
@@ -100,7 +93,3 @@ def _nudged(
 
 def _wide(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.double() for name, x in values.items()}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
