@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.report import example
 
+from archer.ledger.summary import score_table
 from archer.report.html import to_html
 from archer.report.markdown import to_markdown
 from archer.report.summary import Campaign, Spent, summarise
@@ -171,7 +172,20 @@ def test_cost_stands_beside_score_for_each_preset(campaign, language):
     means = campaign.verdicts[0].against_reference.mean
     assert rows[example.CANDIDATE][1:3] == [f"{means.candidate:.3f}", "214,024"]
     assert rows[example.REFERENCE][1:3] == [f"{means.baseline:.3f}", "263,296"]
+    against_parent = campaign.verdicts[1].against_parent.mean
+    assert rows[example.PARENT][1] == f"{against_parent.baseline:.3f}"
     assert "cost" not in [section.anchor for section in summarise(campaign, language).sections]
+
+
+def test_a_rule_that_no_verdict_names_has_the_score_of_its_runs(campaign):
+    runs = [replace(run, rule="bystander") for run in campaign.runs if run.rule == example.REFERENCE]
+    table = score_table(runs, "quick")
+    assert table[0].mean is not None
+    cost = {"quick": {"bystander": example.COSTS[example.PARENT]}}
+    note = summarise(replace(campaign, runs=(*campaign.runs, *runs), costs=cost))
+    section = next(section for section in note.sections if section.anchor == "cost")
+    (shown,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert text_of(shown.rows[0].cells[1].text) == f"{table[0].mean:.3f}"
 
 
 def test_what_was_spent_is_said_in_both_languages(campaign):

@@ -15,6 +15,7 @@ from archer.ledger.records import (
     RunRecord,
     VerdictRecord,
 )
+from archer.ledger.summary import score_table
 from archer.report import charts, numbers
 from archer.report.cost_section import cost_table, how_costs
 from archer.report.costs import RuleCost, ledger_costs
@@ -256,8 +257,10 @@ def _cost_section(campaign: Campaign, words: Wording) -> Section:
 
 
 def _means(campaign: Campaign, preset: str) -> dict[str, float | None]:
-    """Rule to mean score under a preset, as the last verdicts have it."""
-    found: dict[str, float | None] = {}
+    """Rule to mean score under a preset: as the last verdicts have it, or by its own runs where it is in
+    none."""
+    runs = [run for run in campaign.runs if run.preset == preset]
+    found = {row.rule: row.mean for row in score_table(runs, preset)}
     for verdict in campaign.last_verdicts():
         for comparison in (verdict.against_parent, verdict.against_reference):
             if verdict.preset == preset:
@@ -267,7 +270,7 @@ def _means(campaign: Campaign, preset: str) -> dict[str, float | None]:
 
 
 def _cycles_section(campaign: Campaign, words: Wording) -> Section:
-    names = "cycle rule proposed_by parent slots preset state on_mean better worse elapsed training"
+    names = "rule cycle proposed_by parent slots preset state on_mean better worse elapsed training"
     columns = tuple(words.text(f"column.{name}") for name in names.split())
     rows = tuple(Row(_cycle_cells(campaign, cycle, words)) for cycle in campaign.cycles)
     caption = words.inline("summary.table", reference=code(campaign.reference))
@@ -288,8 +291,8 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
     none = words.text("number.none")
     tone = "plain" if cycle.state == "finished" else "worse"
     return (
-        Cell(code(cycle.id)),
         name_cell(proposal.rule) if proposal else text_cell(none),
+        Cell(code(cycle.id)),
         text_cell(_proposer(proposal, words)) if proposal else text_cell(none),
         name_cell(proposal.parent) if proposal else text_cell(none),
         Cell(words.codes(proposal.slots)) if proposal else text_cell(none),
