@@ -1,6 +1,6 @@
 """The queue of reference runs: any machine, for any number of minutes, advances it.
 
-    python results/advance.py plan baseline delta_net softmax --seeds 1 --seconds 500 > plan.json
+    python results/advance.py plan baseline delta_net softmax --seeds 1 --race > plan.json
     python -m archer.fleet.launch plan.json outcomes.jsonl         # on any number of GPUs
     python results/advance.py absorb outcomes.jsonl plan.json      # back here, into results/<preset>.csv
 
@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
 from archer.cycle.project import revision
 from archer.cycle.training import run_record
+from archer.fleet.race import Race
 from archer.fleet.wire import outcome_from_json, runs_from_json, runs_to_json
 from archer.ledger import read_runs, write_runs
 
@@ -47,6 +48,7 @@ def plan(arguments: argparse.Namespace) -> None:
     options = {
         "device": arguments.device, "checkpoints": arguments.checkpoints, "checkpoint_seconds": 60.0,
         "stop_after_seconds": arguments.seconds, "largest": None,
+        "race": asdict(Race()) if arguments.race else None,
     }  # fmt: skip
     missing = [run for run in runs if run.key not in done]
     print(
@@ -91,6 +93,7 @@ def main() -> None:
     asking.add_argument("--tasks", nargs="*", default=[])
     asking.add_argument("--seeds", type=int, default=1)
     asking.add_argument("--seconds", type=float, default=None)
+    asking.add_argument("--race", action="store_true", help="drop grid points that lose clearly")
     asking.add_argument("--device", default="cuda")
     asking.add_argument("--checkpoints", default="checkpoints")
     asking.set_defaults(do=plan)

@@ -1,4 +1,5 @@
-"""Compiled regions: the parts of a model, each compiled once per shape and kept on disk between processes."""
+"""Compiled regions: the parts of a model, each compiled once per shape of one member, for fleets of any size,
+and kept on disk between processes."""
 
 from __future__ import annotations
 
@@ -34,4 +35,22 @@ def _keep_custom_gradients() -> None:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
+    compiled = torch.compile(function, dynamic=False)
+
+    def call(*given: Any) -> Any:
+        _leave_open_how_many_members(given)
+        return compiled(*given)
+
+    return call
+
+
+def _leave_open_how_many_members(given: Any) -> None:
+    """Marks the first axis of all tensors as one that may change: a fleet that shrinks, and one of another
+    size, need no compilation of their own. Where a function fixes the number all the same, it is compiled
+    anew for another one.
+    """
+    if isinstance(given, torch.Tensor):
+        torch._dynamo.maybe_mark_dynamic(given, 0)
+    elif isinstance(given, tuple | dict):
+        for one in given.values() if isinstance(given, dict) else given:
+            _leave_open_how_many_members(one)
