@@ -124,6 +124,10 @@ FAULTS = (
          "gate = Feature()\ndef read(o, gate):\n    return o.tanh() + 0 * gate\n"),
     rule("a state that grows by itself", "stability",
          "N = Carried('1', '1', initial=1.0)\ndef read(o, N):\n    return N * o, {'N': 1.2 * N}\n"),
+    rule("a state that grows where nobody reads it", "stability",
+         "N = Carried('1', '1', initial=1.0)\ndef read(o, N):\n    return 1.5 * o + 0 * N, {'N': 1.2 * N}\n"),
+    rule("a memory that slowly stops writing", "stability",
+         "N = Carried('1', '1', initial=1.0)\ndef write(G, N):\n    return N * G, {'N': 0.97 * N}\n"),
     rule("a quadratic buffer", "cost",
          "def prepare(k, v, beta):\n    length = k.shape[0] * k.shape[-2]\n"
          "    return wy(k, v.tanh() + 0 * torch.ones(length, length).sum(), beta)\n"),
@@ -163,14 +167,14 @@ FAULTS = (
 
 
 def table() -> str:
-    """Runs every fault and says, as Markdown, which checks caught it and with what words."""
-    rows = ["| planted fault | caught by | in its words |", "| --- | --- | --- |"]
+    """Runs every fault and says, as Markdown, which checks caught it, with what words and at what case."""
+    rows = ["| planted fault | caught by | in its words | smallest case |", "| --- | --- | --- | --- |"]
     for fault in FAULTS:
         failed = fault.verify().failed
         first = min(failed, key=lambda check: check.name not in fault.caught)
         words = re.sub(r"\d\.\d+e[-+]\d+", "…", first.message).replace("|", "\\|")
         kind = f"{fault.name} (mixer)" if fault.mixer else fault.name
-        rows.append(f"| {kind} | {', '.join(check.name for check in failed)} | {words} |")
+        rows.append(f"| {kind} | {', '.join(check.name for check in failed)} | {words} | {first.case} |")
     return "\n".join(rows)
 
 

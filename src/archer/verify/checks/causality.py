@@ -69,7 +69,7 @@ def _prefix_problem(case: Case) -> str:
     if difference <= TOLERANCE:
         return ""
     return (
-        f"the first {prefix} tokens give something else when {case.probe.length - prefix} more follow "
+        f"a prefix of length {prefix} gives something else when {case.probe.length - prefix} more follow "
         f"(relative difference {difference:.1e}): the output depends on the total length"
     )
 
