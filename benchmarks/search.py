@@ -2,6 +2,7 @@
 
     python benchmarks/search.py                               a synthetic landscape (see below)
     python benchmarks/search.py --runs results/baseline.csv   recorded runs, as the ledger exports them
+    python benchmarks/search.py --history fifteen_trials      a table of the built-in history: one seed
 
 A landscape is a pool of rules with known scores on the six tasks. A searcher takes candidates from the pool
 one by one, sees the measured scores of what it took, and stops at the first one of the best decile. What is
@@ -15,11 +16,13 @@ have an optimum somewhere, two changed slots interact at random, some kinds fail
 history's size is added. It says whether the search finds structure where there is some; only `--runs` can say
 that real rules have it.
 
-A recorded landscape is one table. So that the interval says more than how the dice fell, every repeat leaves
-a random fifth of the rules out, and what the searcher sees is the mean over seeds drawn with replacement; the
-best decile is that of all seeds. Repeats share most of their rules: for other rules the interval is too
-narrow. `resolution` says how coarse the question is: with one member of the best decile more or less, random
-order would need the other two numbers.
+A recorded landscape is one table. It needs scores on all six tasks for gated_delta_net and for ten rules or
+more of the library (where it lacks them, it is said which); delta_net and several seeds make it better. So
+that the interval says more than how the dice fell, every repeat leaves a random fifth of the rules out, and
+what the searcher sees is the mean over seeds drawn with replacement; the best decile is that of all seeds.
+Repeats share most of their rules: for other rules the interval is too narrow. `resolution` says how coarse
+the question is: with one member of the best decile more or less, random order would need the other two
+numbers.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from archer.errors import UserError, unknown
 from archer.ledger.history import builtin_history
 from archer.ledger.records import TASKS
 from archer.research.context import history_measurements
@@ -46,6 +50,7 @@ from archer.research.space import Composition, Space
 from archer.research.structured import again_price, elite_turn, labels, outlook, promise
 from archer.research.surrogate import Point, TaskSurrogate, fit, stretch, unstretch
 from archer.research.words import differences
+from archer.rules import resolve_history_name
 
 if TYPE_CHECKING:
     from archer.ledger.records import RunRecord
@@ -133,14 +138,14 @@ def hash_of(kinds: list[tuple[str, str]]) -> int:
 @dataclass(frozen=True)
 class Recorded:
     """Rules with all six scores. scores: [rules, seeds, tasks]. left_out: rules of the file that are not
-    used."""
+    used, and why."""
 
     names: tuple[str, ...]
     scores: NDArray[np.floating]
     reference_scores: NDArray[np.floating]
     base_scores: NDArray[np.floating] | None
     preset: str
-    left_out: tuple[str, ...]
+    left_out: dict[str, str]
 
     @property
     def stability(self) -> float | None:
@@ -163,39 +168,108 @@ def best_decile(scores: NDArray[np.floating], reference: NDArray[np.floating]) -
 
 
 def recorded(space: Space, path: Path, preset: str | None) -> Recorded:
-    """The rules of a CSV export that have scores on all six tasks with every seed that most rules have.
+    """The rules of a results table that have scores on all six tasks with every seed that most rules have.
 
-    Names must be built in or composed.
+    Names must be built in or composed. Of a rule that was edited the text that was trained last counts.
     """
     from archer.ledger.runs_csv import read_runs
 
     runs = read_runs(path)
-    preset = preset or max({run.preset for run in runs}, key=lambda name: sum(r.preset == name for r in runs))
-    own = [run for run in runs if run.preset == preset]
-    counts = Counter(seed for _, seed in {(run.rule, run.seed) for run in own})
-    seeds = sorted(seed for seed, count in counts.items() if 2 * count >= max(counts.values()))
-    tables = [_scores_of([run for run in own if run.seed == seed], preset) for seed in seeds]
-    complete = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
-    found = {name: np.array([table[name] for table in tables]) for name in complete}
-    if REFERENCE not in found:
-        raise SystemExit(f"{path}: {REFERENCE} has no scores on all six tasks under preset {preset}")
-    names = tuple(name for name in found if name not in (REFERENCE, space.base) and _known(space, name))
-    if len(names) < FEWEST:
-        raise SystemExit(
-            f"{path}: {len(names)} rules with all scores under {preset}; a decile needs {FEWEST} or more"
+    if not runs:
+        raise UserError(
+            f"{path} holds no run; `archer table --preset P --runs --csv P.csv` writes a table of runs"
         )
+    preset = preset or Counter(run.preset for run in runs).most_common(1)[0][0]
+    own = _current([run for run in runs if run.preset == preset])
+    own += _of_the_base(own, space.base, preset)
+    settings = {task: {run.setting for run in own if run.task == task} for task in TASKS}
+    by_seed = {seed: _scores_of(own, seed, preset, settings) for seed in {run.seed for run in own}}
+    most = max(map(len, by_seed.values()), default=0)
+    tables = [by_seed[seed] for seed in sorted(by_seed) if 2 * len(by_seed[seed]) >= most > 0]
+    found = {
+        name: np.array([table[name] for table in tables])
+        for name in dict.fromkeys(run.rule for run in own)
+        if tables and all(name in table for table in tables)
+    }
+    names = tuple(n for n in found if n not in (REFERENCE, space.base) and _known(space, n))
+    used = {*names, space.base, *({REFERENCE} & found.keys())}
+    left_out = {
+        name: "not a rule of the library" if name in found else _lacks(own, name, settings)
+        for name in sorted({REFERENCE, *(run.rule for run in own)} - used)
+    }
+    if REFERENCE in left_out or len(names) < FEWEST:
+        needs = f"expected {FEWEST} or more for a decile, and {REFERENCE}, over which margins are taken"
+        lines = [f"{path}, preset {preset}: {len(names)} rules with all scores; {needs}"]
+        raise UserError("\n  ".join([*lines, *(f"{name}: {why}" for name, why in left_out.items())]))
     base = found[space.base].mean(0) if space.base in found else None
     scores = np.array([found[name] for name in names])
-    left_out = sorted({run.rule for run in own} - {*names, REFERENCE, space.base})
-    return Recorded(names, scores, found[REFERENCE].mean(0), base, preset, tuple(left_out))
+    return Recorded(names, scores, found[REFERENCE].mean(0), base, preset, left_out)
 
 
-def _scores_of(runs: list[RunRecord], preset: str) -> dict[str, list[float]]:
-    """Of one seed: the rules with all six scores."""
+def of_history(space: Space, name: str) -> Recorded:
+    """A table of the built-in history: the rules that it has and the library knows, with one seed."""
+    tables = {table.name: table for table in builtin_history()}
+    if name not in tables:
+        raise unknown("history table", name, tables)
+    rows = {
+        resolve_history_name(row.model): [row.scores.get(task) for task in TASKS] for row in tables[name].rows
+    }
+    found = {rule: np.array(row) for rule, row in rows.items() if rule and None not in row}
+    names = tuple(rule for rule in found if rule not in (REFERENCE, space.base))
+    if REFERENCE not in found or len(names) < FEWEST:
+        raise UserError(
+            f"{name}: {len(names)} rules with all scores; expected {FEWEST} or more and {REFERENCE}"
+        )
+    scores = np.array([found[rule] for rule in names])[:, None]
+    return Recorded(names, scores, found[REFERENCE], found.get(space.base), f"history, {name}", {})
+
+
+def _current(runs: list[RunRecord]) -> list[RunRecord]:
+    """Of each rule the text that was trained last."""
+    last = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
+    return [run for run in runs if run.rule_hash == last[run.rule]]
+
+
+def _of_the_base(runs: list[RunRecord], base: str, preset: str) -> list[RunRecord]:
+    """The base's runs as those of the rules that compute what it computes, where these were not trained:
+    what changes the state alone shows nothing in a single chunk."""
+    from archer.cycle.knowledge import stand_ins
+    from archer.judge.reach import one_function_in_one_chunk
+    from archer.mad.presets import PRESETS
+    from archer.rules import rule_names
+
+    if preset not in PRESETS:
+        return []
+    one_chunk = {s.name for s in PRESETS[preset].settings if s.input_length <= PRESETS[preset].chunk_size}
+    found: list[RunRecord] = []
+    for name in {run.rule for run in runs} & set(rule_names()) - {base}:
+        own = [run for run in runs if run.rule == name]
+        if one_function_in_one_chunk(name):
+            exact = frozenset(one_chunk - {run.setting for run in own})
+            seeds = {run.seed for run in own}
+            same = (run for run in runs if run.seed in seeds)
+            found += stand_ins(same, name, own[0].rule_hash, base, exact)
+    return found
+
+
+def _scores_of(
+    runs: list[RunRecord], seed: int, preset: str, settings: dict[str, set[str]]
+) -> dict[str, list[float]]:
+    """With one seed: the rules with all six scores, each over all settings of its task."""
     from archer.ledger.summary import score_table
 
-    rows = {row.rule: [row.scores[task] for task in TASKS] for row in score_table(runs, preset)}
+    rows = {
+        row.rule: [row.scores[task] for task in TASKS]
+        for row in score_table([run for run in runs if run.seed == seed], preset, settings=settings)
+    }
     return {rule: [x for x in scores if x is not None] for rule, scores in rows.items() if None not in scores}
+
+
+def _lacks(runs: list[RunRecord], rule: str, settings: dict[str, set[str]]) -> str:
+    """What a rule has no finished run of, in words."""
+    done = {run.setting for run in runs if run.rule == rule and run.status == "finished"}
+    tasks = [task for task in TASKS if not settings[task] or settings[task] - done]
+    return f"no score on {', '.join(tasks)}" if tasks else "not with every seed that most rules have"
 
 
 def landscape_of(space: Space, table: Recorded, repeat: int) -> Landscape:
@@ -292,6 +366,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, help="the ledger's CSV export; without it the landscape is synthetic"
     )
+    parser.add_argument("--history", help="a table of the built-in history instead of runs")
     parser.add_argument("--preset", help="which preset of the export; the most frequent one if left out")
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--pool", type=int, default=300, help="candidates in the synthetic pool")
@@ -299,10 +374,17 @@ def main() -> None:
     started = time.perf_counter()
     space = Space(library_sources())
     more: dict[str, object] = {"landscape": "synthetic, effects resampled from the history"}
-    if options.runs:
-        table = recorded(space, options.runs, options.preset)
+    if options.runs or options.history:
+        try:
+            table = (
+                recorded(space, options.runs, options.preset)
+                if options.runs
+                else of_history(space, options.history)
+            )
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from None
         lands = [landscape_of(space, table, repeat) for repeat in range(options.repeats)]
-        more = described(table, str(options.runs), lands[0])
+        more = described(table, str(options.runs or options.history), lands[0])
     else:
         changes = list(space.changes(PARENTS))
         chosen = np.random.default_rng(0).permutation(len(changes))[: options.pool]

@@ -51,10 +51,10 @@ def test_every_cycle_says_who_proposed(campaign):
     )
     named = replace(campaign, proposals=proposals)
     assert cycle_table(named)["Proposed by"] == [
-        "openai:local", "repeat (control)", "structured (no model answered)"
+        "openai:local", "repeat (control)", "structured (in a model's place)"
     ]  # fmt: skip
     chinese = cycle_table(named, "zh", "全部实验轮")["提案者"]
-    assert chinese == ["openai:local", "repeat（对照）", "structured（模型未作答）"]
+    assert chinese == ["openai:local", "repeat（对照）", "structured（代替模型）"]
 
 
 def test_wall_time_is_the_whole_cycles_and_training_stands_beside_it(campaign):

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from archer.ledger.records import CycleRecord, TaskComparison
     from archer.report.summary import Campaign
 
-PRESET_WIDTH, BY_WIDTH, RULE_WIDTH, WIDE_RULE_WIDTH = 10, 10, 20, 46
-"""Columns for the names of a preset, a researcher and a rule, so that the table fits into 80 and into 120."""
+PRESET_WIDTH = 10
+BY_WIDTH, RULE_WIDTH = (10, 18), (20, 38)
+"""Columns for the names of a researcher and of a rule, where the table has to fit into 80, and into 120."""
 
 
 @with_options
@@ -100,21 +101,22 @@ def _table(found: Discovery, width: int) -> Any:
         table.add_column(name, no_wrap=True)
     for name in "+−" if ranks else "":
         table.add_column(name, justify="right")
-    rule_width = WIDE_RULE_WIDTH if width >= ROOMY else RULE_WIDTH
+    widths = BY_WIDTH[width >= ROOMY], RULE_WIDTH[width >= ROOMY]
     for cycle in found.cycles:
-        table.add_row(*map(Text, _cells(campaign, cycle, rule_width, ranks)))
+        table.add_row(*map(Text, _cells(campaign, cycle, widths, ranks)))
     title = Text(f"Campaign {found.id}", style="bold")
     note = Text("Not judged: this preset ranks nothing. It shows that everything works.", style="dim")
     return Group(title, table) if ranks or not campaign.verdicts else Group(title, table, note)
 
 
-def _cells(campaign: Campaign, cycle: CycleRecord, rule_width: int, ranks: bool) -> tuple[str, ...]:
-    """A row. ranks: whether any verdict of the campaign ranks, so that words stand in its table."""
+def _cells(campaign: Campaign, cycle: CycleRecord, widths: tuple[int, int], ranks: bool) -> tuple[str, ...]:
+    """A row. widths: of the researcher's and the rule's name. ranks: whether any verdict of the campaign
+    ranks, so that words stand in its table."""
     from archer.cli.shared import ABSENT, folded
 
     proposal, verdict = campaign.proposal(cycle), campaign.verdict(cycle.proposal)
-    by, rule = (proposal.researcher, proposal.rule) if proposal else (ABSENT, ABSENT)
-    start = (cycle.id, folded(cycle.preset, PRESET_WIDTH), folded(by, BY_WIDTH), folded(rule, rule_width))
+    names = (proposal.researcher, proposal.rule) if proposal else (ABSENT, ABSENT)
+    start = (cycle.id, folded(cycle.preset, PRESET_WIDTH), *map(folded, names, widths))
     if verdict is None:
         return (*start, cycle.state)
     difference = _difference(verdict.against_reference.mean)

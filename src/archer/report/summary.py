@@ -309,7 +309,7 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
 
 
 def _proposer(proposal: ProposalRecord, words: Wording) -> str:
-    """Who proposed: a researcher or a control arm, or whoever stood in where a model was asked in vain."""
+    """A researcher or a control arm; or who took the place of a model that gave nothing usable."""
     name = proposal.researcher
     if proposal.control:
         return words.text("summary.control", researcher=name)
