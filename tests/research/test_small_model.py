@@ -3,8 +3,9 @@
     pip install 'llama-cpp-python[server]' gguf       (compiles llama.cpp: a C++ compiler, minutes)
     ARCHER_TEST_MODEL=model.gguf pytest tests/research/test_small_model.py
 
-Without ARCHER_TEST_MODEL the model is one of random numbers, written on the spot: it answers nonsense, the
-harder case. What a model says is up to the model; what is held is that every word of it is handled, counted
+Without ARCHER_TEST_MODEL it is the largest model that an installed package carries as a GGUF file, and
+without one a model of random numbers, written on the spot: it answers nonsense, the harder case. What a model
+says is up to the model; what is held is that every word of it is handled, counted
 and recorded, that the cycle goes on, and that the record repeats it.
 """
 
@@ -21,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.research.tiny_llama import packaged_model, write_tiny_llama
 
 from archer.ledger import Ledger
 from archer.research.answer import Complaint, read_answer
@@ -28,7 +30,8 @@ from archer.research.exchange import Address, PydanticTransport, Recorder, Repla
 from archer.research.model import NO_PROPOSAL, ModelResearcher
 from archer.rules import get_rule, load_rule
 
-GIVEN = os.environ.get("ARCHER_TEST_MODEL", "")
+SERVED = find_spec("llama_cpp") is not None
+GIVEN = os.environ.get("ARCHER_TEST_MODEL") or (packaged_model() if SERVED else "")
 NAME = "openai:local"
 READY_SECONDS = 120
 CONTEXT_TOKENS = 8_192
@@ -37,15 +40,17 @@ PROGRAM = Path(__file__).parents[1] / "cycle" / "archer_tiny.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("pydantic_ai") is None, reason="the extra llm is not installed"),
-    pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python[server] is not installed"),
-    pytest.mark.skipif(not GIVEN and find_spec("gguf") is None, reason="no ARCHER_TEST_MODEL, and no gguf"),
+    pytest.mark.skipif(not SERVED, reason="llama-cpp-python[server] is not installed"),
+    pytest.mark.skipif(
+        not GIVEN and find_spec("gguf") is None, reason="no ARCHER_TEST_MODEL, no packaged model, and no gguf"
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    model = GIVEN or _random_model(folder)
+    model = GIVEN or write_tiny_llama(folder / "random.gguf")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,12 +64,6 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-def _random_model(folder):
-    from tests.research.tiny_llama import write_tiny_llama
-
-    return write_tiny_llama(folder / "random.gguf")
 
 
 def _wait_for(url, process, log):

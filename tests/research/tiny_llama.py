@@ -1,9 +1,12 @@
-"""A language model of random numbers as a GGUF file: real tokens and a real server, and never any sense.
+"""Language models as GGUF files: one that an installed package carries, or one of random numbers: real tokens
+and a real server, and never any sense.
 
-Its vocabulary is the 256 bytes, so that a question of N bytes is N tokens: it shows what becomes of one that
-does not fit. Needs the package gguf.
+The latter's vocabulary is the 256 bytes, so that a question of N bytes is N tokens: it shows what becomes of
+one that does not fit. Needs the package gguf.
 """
 
+from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,19 @@ import numpy as np
 WIDTH, LAYERS, HEADS, HIDDEN, CONTEXT = 64, 2, 4, 128, 8_192
 SPREAD = 0.5
 CHAT = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+
+
+SMALLEST_BYTES = 10**7
+"""Below this a GGUF file is a vocabulary, or a test's."""
+
+
+def packaged_model(path: Sequence[str] | None = None, at_least: int = SMALLEST_BYTES) -> str:
+    """The largest GGUF file of the packages that are installed (on `path`, if given); "" where none is."""
+    among = distributions() if path is None else distributions(path=list(path))
+    files = [Path(str(file.locate())) for one in among for file in one.files or () if file.suffix == ".gguf"]
+    sizes = {file: file.stat().st_size for file in files if file.exists()}
+    largest = max(sizes, key=lambda file: sizes[file], default=None)
+    return "" if largest is None or sizes[largest] < at_least else str(largest)
 
 
 def byte_tokens() -> list[str]:
