@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from archer.errors import UserError
-from archer.verify import contain
+from archer.verify import contain, control_group
 from archer.verify.contain import Ending, Limits, WallMissing, read_scratch, start, walls
 
 SETS = {
@@ -24,7 +24,11 @@ SETS = {
 SECRET = "sk-never-to-be-seen"
 
 
-@pytest.fixture(params=SETS.values(), ids=SETS.keys())
+def kernel_counts() -> bool:
+    return any(wall.name == "process limit" and wall.up for wall in walls())
+
+
+@pytest.fixture(params=SETS.values(), ids=list(SETS))
 def without(request) -> tuple[str, ...]:
     return request.param
 
@@ -145,6 +149,63 @@ def test_a_fork_bomb_ends(tmp_path, without):
     code = "import os, time\nfor _ in range(10):\n    os.fork()\ntime.sleep(60)"
     _, ending = run(code, tmp_path, without, limits)
     assert ending.reason == "processes"
+
+
+@pytest.mark.skipif(not kernel_counts(), reason="no control group and no user namespace of its own here")
+def test_the_kernel_itself_refuses_too_many_processes(tmp_path, without, monkeypatch):
+    """A hundred at most, and twenty seconds: a bomb that the kernel does not stop must not hurt."""
+    code = """
+import os, time
+started = 0
+try:
+    for _ in range(100):
+        if os.fork() == 0:
+            os.close(1)
+            os.close(2)
+            time.sleep(20)
+            os._exit(0)
+        started += 1
+except BlockingIOError:
+    print('refused', end=' ')
+print(started)
+"""
+    limits = Limits(processes=150, wall_seconds=20)
+    monkeypatch.setattr(Limits, "tasks", 40)
+    lines, _ = run(code, tmp_path, without, limits)
+    word, started = lines[0].split()
+    assert word == "refused"
+    assert 30 < int(started) < 40
+    lines, _ = run(code.replace("range(100)", "range(60)"), tmp_path, (*without, "process limit"), limits)
+    assert lines == ["60"], "the same without this wall"
+
+
+def test_control_groups_do_not_stay_behind(tmp_path):
+    folder = control_group.available()[0]
+    if folder is None:
+        pytest.skip("no control group can be made here")
+    stale = control_group.make(folder, 9)
+    stale = stale.rename(folder / f"archer-{2**22 + 1}-0")
+    with start([sys.executable, "-c", "print(1)"], scratch=tmp_path) as process:
+        assert process.group is not None
+        assert process.group.is_dir()
+        assert process.wait().status == 0
+    assert not process.group.exists()
+    control_group._remove_stale(folder)
+    assert not stale.exists(), "left by a process that is no more"
+
+
+def test_where_no_control_group_can_be_made_the_wall_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(control_group, "ROOT", tmp_path)
+    found, words = control_group.available.__wrapped__()
+    assert found is None
+    assert words
+    monkeypatch.setattr(control_group, "available", lambda: (None, words))
+    with start([sys.executable, "-c", "print(1)"], scratch=tmp_path) as process:
+        assert list(process.lines()) == ["1"]
+    wall = next(wall for wall in process.walls if wall.name == "process limit")
+    assert wall.up == ("user namespace" in wall.detail and "no user namespace" not in wall.detail)
+    if os.getuid() == 0:
+        assert wall.detail.startswith("root,")
 
 
 def test_a_memory_bomb_ends(tmp_path, without):

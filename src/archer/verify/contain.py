@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from archer.errors import UserError
+from archer.verify import control_group
 
 ENCLOSE = Path(__file__).with_name("enclose.py")
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -69,6 +70,12 @@ class Limits:
     output_bytes: int = 4 * 2**20
     file_bytes: int = 64 * 2**20
 
+    @property
+    def tasks(self) -> int:
+        """Processes and threads at which the kernel itself says no. Far above `processes`, which are counted
+        from outside: a process of torch's has dozens of threads."""
+        return max(512, 64 * self.processes)
+
 
 @dataclass(frozen=True)
 class Wall:
@@ -98,8 +105,14 @@ class WallMissing(UserError):  # noqa: N818
 class Contained:
     """A running contained command. Iterate `lines()`, `send` to its input, `wait` for its `Ending`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], walls: tuple[Wall, ...], limits: Limits):
-        self.process, self.walls, self.limits = process, walls, limits
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        walls: tuple[Wall, ...],
+        limits: Limits,
+        group: Path | None = None,
+    ):
+        self.process, self.walls, self.limits, self.group = process, walls, limits, group
         self.started = time.monotonic()
         self.ending: Ending | None = None
         self._reason: str | None = None
@@ -143,14 +156,16 @@ class Contained:
         """Ends it and everything that it started, at once."""
         with self._lock:
             self._reason = self._reason or reason
-        _kill_tree(self.process)
+        _kill_tree(self.process, self.group)
 
     def wait(self, timeout: float | None = None) -> Ending:
         """How it ended. Raises subprocess.TimeoutExpired if it runs on after `timeout` seconds."""
         if self.ending is not None:
             return self.ending
         status = self.process.wait(timeout)
-        _kill_tree(self.process)
+        _kill_tree(self.process, self.group)
+        if self.group is not None:
+            control_group.remove(self.group)
         self._over.set()
         for thread in self._readers:
             thread.join(timeout=5)
@@ -264,8 +279,10 @@ def start(
     if "bubblewrap" in require and wrapper is None:
         raise WallMissing(f"required wall not available: bubblewrap ({_bubblewrap()[1]})")
     report_read, report_write = os.pipe()
+    groups = None if "process limit" in without else control_group.available()[0]
     given = {
-        "limits": asdict(limits), "gpu": gpu, "parent": os.getpid(), "bubblewrap": wrapper is not None,
+        "limits": {**asdict(limits), "tasks": limits.tasks}, "gpu": gpu, "parent": os.getpid(),
+        "bubblewrap": wrapper is not None, "counted": groups is not None,
         "readable": [*read, *KERNEL_READABLE], "writable": write, "devices": devices, "report": report_write,
         "require": [name for name in require if name not in OUTER], "without": list(without),
     }  # fmt: skip
@@ -273,16 +290,21 @@ def start(
     if wrapper is not None:
         enclosed = [*_wrapped(wrapper, read, write, devices, scratch), *enclosed]
     variables = _environment(scratch, environment or {})
+    group = control_group.make(groups, limits.tasks) if groups is not None else None
+    if group is not None:
+        enclosed = [*control_group.entering(group), *enclosed]
     try:
         process = _starter().submit(_popen, enclosed, scratch, variables, report_write).result()
     except BaseException:
         os.close(report_read)
+        if group is not None:
+            control_group.remove(group)
         raise
     finally:
         os.close(report_write)
     with os.fdopen(report_read, "rb") as report:
         inner = report.read(100_000)
-    contained = Contained(process, _all_walls(inner, wrapper is not None), limits)
+    contained = Contained(process, _all_walls(inner, wrapper is not None), limits, group)
     _refuse_missing(contained, require)
     return contained
 
@@ -471,14 +493,15 @@ def _resident_bytes(processes: Iterable[int]) -> int:
     return total
 
 
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kills the group, and whoever left the group but not the family. Stopped, it cannot grow meanwhile."""
+def _kill_tree(process: subprocess.Popen[bytes], group: Path | None) -> None:
+    """Kills the process group, and whoever left it but neither the family nor the control group. Stopped, it
+    cannot grow meanwhile."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGSTOP)
     family = _tree(process.pid) if process.poll() is None else []
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    for member in family[1:]:
+    for member in {*family[1:], *(control_group.members(group) if group is not None else ())}:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(member, signal.SIGKILL)
 

@@ -48,7 +48,7 @@ def failed(call: str) -> str:
     return f"{call}: {os.strerror(ctypes.get_errno())}"
 
 
-def limit_resources(limits: dict, gpu: bool, own_users: bool) -> tuple[bool, str]:
+def limit_resources(limits: dict, gpu: bool) -> tuple[bool, str]:
     """Limits of this process and all that it starts. CUDA reserves address space without end, so with a GPU
     the memory is only watched from outside."""
     wanted = {
@@ -59,8 +59,6 @@ def limit_resources(limits: dict, gpu: bool, own_users: bool) -> tuple[bool, str
     }
     if not gpu:
         wanted[resource.RLIMIT_AS] = limits["memory_bytes"]
-    if own_users and os.getuid() != 0:
-        wanted[resource.RLIMIT_NPROC] = max(512, 64 * limits["processes"])
     for kind, value in wanted.items():
         _, hard = resource.getrlimit(kind)
         value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
@@ -71,6 +69,21 @@ def limit_resources(limits: dict, gpu: bool, own_users: bool) -> tuple[bool, str
     return True, f"{limits['cpu_seconds']} CPU seconds, {limits['open_files']} files, " + (
         "memory watched" if gpu else f"{limits['memory_bytes'] >> 20} MiB"
     )
+
+
+def limit_processes(most: int, counted: bool, own_users: bool) -> tuple[bool, str]:
+    """The kernel's own limit on processes and threads: a control group that was entered before (`counted`),
+    or the user's, which does not bind root and would count all processes of a user without a namespace."""
+    if counted:
+        return True, f"the kernel refuses more than {most} processes and threads (control group)"
+    if os.getuid() == 0:
+        return False, "root, and no control group can be made: processes are counted from outside only"
+    if not own_users:
+        return False, "no user namespace: processes are counted from outside only"
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    return True, f"the kernel refuses more than {most} processes and threads (user namespace)"
 
 
 def no_new_privileges() -> tuple[bool, str]:
@@ -301,7 +314,12 @@ def main() -> None:
     if not inside:
         up |= {"network namespace": left_out} if "network namespace" in without else own_namespaces()
     own_users = inside or up.get("user namespace", (False, ""))[0]
-    up["limits"] = attempt(limit_resources, limits, gpu, own_users)
+    up["limits"] = attempt(limit_resources, limits, gpu)
+    up["process limit"] = (
+        left_out
+        if "process limit" in without
+        else attempt(limit_processes, limits["tasks"], given["counted"], own_users)
+    )
     up["no new privileges"] = attempt(no_new_privileges)
     own_threads = (
         ["/proc/self/task"] if gpu else []
