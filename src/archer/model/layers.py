@@ -46,6 +46,11 @@ def short_convolution(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+ROWS_AT_ONCE = 2048
+"""Of the sums over tokens that an embedding's gradient is made of: a product with few rows and a long sum
+keeps a GPU idle, so that the tokens are divided, and the parts added up."""
+
+
 class _Embedding(torch.autograd.Function):
     """Row lookup per run, with a gradient that is a product with one-hot rows: no atomic additions, so two
     executions give the same sum, and rare tokens cost no sort."""
@@ -55,15 +60,22 @@ class _Embedding(torch.autograd.Function):
         ctx.save_for_backward(tokens)
         ctx.rows = table.shape[1]
         runs = torch.arange(table.shape[0], device=table.device).view(-1, *(1,) * (tokens.dim() - 1))
-        return table[runs, tokens]
+        return torch.nn.functional.embedding(tokens + runs * ctx.rows, table.flatten(0, 1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (tokens,) = ctx.saved_tensors
-        flat = gradients[0].flatten(1, -2)
+        flat, tokens = gradients[0].flatten(1, -2), tokens.flatten(1)
+        parts = _largest_divisor(flat.shape[1], ROWS_AT_ONCE // ctx.rows)
+        flat, tokens = (x.unflatten(1, (parts, -1)).flatten(0, 1) for x in (flat, tokens))
         rows = torch.arange(ctx.rows, device=tokens.device)
-        one_hot = (tokens.flatten(1)[:, None, :] == rows[None, :, None]).to(flat.dtype)
-        return torch.bmm(one_hot, flat), None
+        one_hot = (tokens[:, None, :] == rows[None, :, None]).to(flat.dtype)
+        return torch.bmm(one_hot, flat).unflatten(0, (-1, parts)).sum(1), None
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of a number that is no larger than the limit, at least 1."""
+    return next((d for d in range(min(limit, number), 1, -1) if number % d == 0), 1)
 
 
 def embed(table: Tensor, tokens: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def _wy_backward(
     gradient_w = tl.load(_tile(dw, index, C, K))
     gradient_t = _product(gradient_u, tl.trans((values * strength).to(kind)), P)
     gradient_t += _product(gradient_w, tl.trans((read * strength).to(kind)), P)
-    through = _product(transposed, gradient_t.to(kind), P)
-    lower = -_product(through.to(kind), transposed, P)
+    exact = transposed.to(tl.float32)  # the gradients of decay and beta are sums in which much cancels
+    lower = -_product(_product(exact, gradient_t, P), exact, P)
     lower = tl.where(rows[:, None] > rows[None, :], lower, 0.0)
     if DECAY:
         overlap = _product(scaled, tl.trans(keys), P)
