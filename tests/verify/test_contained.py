@@ -1,10 +1,9 @@
-"""Verification behind the process wall: hostile candidates are rejected, and the lab still works."""
+"""Verification behind the process wall: what comes back, and what is refused. Attacks: `test_attacks`."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -25,49 +24,10 @@ def attack(code: str) -> str:
     return f"import os, sys, stat\n{code}\n{PARENT}def read(o):\n    return 1.5 * o\n"
 
 
-def to_pipes(text: str) -> str:
-    """Code that writes to every pipe in reach, the one for the result among them, and leaves."""
-    return (
-        "for d in range(3, 99):\n    try:\n        if stat.S_ISFIFO(os.fstat(d).st_mode):\n"
-        f"            os.write(d, {text})\n    except OSError:\n        pass\nos._exit(0)"
-    )
-
-
 FORGED = {
     "name": "x", "passed": True, "checks": [], "rule_hash": "", "parent": "", "slots": [],
     "duplicate_of": None, "reach": None, "cost": {}, "walls": [], "trusted": False,
 }  # fmt: skip
-
-ATTACKS = {
-    "sys.exit": ("sys.exit(0)", "without a result"),
-    "os._exit": ("os._exit(0)", "without a result"),
-    "read /etc/passwd": ("open('/etc/passwd').read()", "PermissionError|FileNotFoundError"),
-    "write outside": ("open('/etc/archer-was-here', 'w')", "PermissionError|FileNotFoundError|OSError"),
-    "socket": ("import socket\nsocket.create_connection(('127.0.0.1', 9))", "PermissionError|OSError"),
-    "fork": ("os.fork()", "PermissionError"),
-    "memory": ("kept = bytearray(2**36)", "MemoryError"),
-    "segmentation fault": ("import ctypes\nctypes.string_at(0)", "signal 11"),
-    "kill the parent": ("os.kill(os.getppid(), 9)", "PermissionError|ProcessLookupError"),
-    "endless output": ("while True:\n    print('x' * 4096)", "limit of output"),
-    "a pickle for a result": (to_pipes("b'\\x80\\x04N.\\n'"), "not JSON"),
-    "NaN in the result": (to_pipes("b'{\"passed\": NaN}\\n'"), "no number of JSON"),
-    "a result of its own": (to_pipes("b'{\"passed\": true}\\n'"), "expected exactly the fields"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("code", "words"), ATTACKS.values(), ids=ATTACKS.keys())
-def test_an_attack_by_trusted_code_is_rejected_and_says_why(code: str, words: str):
-    verification = verify_contained(attack(code), "attack", trust=True, limits=QUICK)
-    assert not verification.passed
-    assert verification.trusted
-    assert any(word in verification.reason for word in words.split("|")), verification.reason
-    assert not Path("/etc/archer-was-here").exists()
-
-
-def test_an_endless_loop_is_rejected():
-    limits = Limits(cpu_seconds=1, wall_seconds=60)
-    verification = verify_contained(attack("while True: pass"), "loop", trust=True, limits=limits)
-    assert "limit of CPU time (1 CPU seconds)" in verification.reason
 
 
 def test_patching_torch_and_the_checks_changes_nothing_for_later_runs():
@@ -80,19 +40,6 @@ def test_patching_torch_and_the_checks_changes_nothing_for_later_runs():
     verify_contained(attack(patch), "patch", trust=True, limits=QUICK)
     assert torch.exp is plain
     assert verify_contained(GOOD, "gelu_error", limits=QUICK).passed
-
-
-def test_code_that_behaves_until_it_is_verified_is_still_contained_when_it_runs_later(tmp_path):
-    """Verification cannot foresee it; the wall that stands in training as well stops it."""
-    import sys
-
-    from archer.verify.contain import start
-
-    code = "import os\nprint('verified')\nopen('/etc/archer-was-here', 'w')"
-    with start([sys.executable, "-c", code], scratch=tmp_path) as process:
-        assert list(process.lines()) == ["verified"]
-        assert process.wait().status == 1
-    assert not Path("/etc/archer-was-here").exists()
 
 
 def test_without_trust_nothing_of_a_refused_file_runs():
