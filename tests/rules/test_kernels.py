@@ -123,10 +123,10 @@ def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | No
     return {**outputs, **gradients(outputs, leaves)}
 
 
-def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str) -> dict[str, Any]:
+def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
     """Relative errors of a rule's loop, {"kernels", "plain"} by name, and the kernels taken."""
     inputs = random_inputs(
-        get_rule(name), leading=sizes.leading, length=sizes.length, key_width=sizes.key,
+        get_rule(name), seed, leading=sizes.leading, length=sizes.length, key_width=sizes.key,
         value_width=sizes.value, dtype=torch.float32, spread=0.5, device=device,
     )  # fmt: skip
     inputs = inputs.map(lambda x: x.to(dtype))
@@ -179,6 +179,19 @@ def errors(results: Callable[[Any], dict[str, Tensor | None]], given: Any, exact
 def too_large(case: dict[str, Any], bound: float) -> dict[str, float]:
     """Kernel errors beyond the bound and beyond twice what the plain form's own rounding gives."""
     return {n: x for n, x in case["kernels"].items() if not x <= max(bound, 2 * case["plain"][n])}
+
+
+def over_draws(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same from several draws of the inputs: root mean squares of the errors.
+
+    One draw says little in bfloat16: the plain form's own error in the gradient of gated_delta_net's A_log, a
+    sum in which nearly all cancels, is 0.2 to 3.5% over eight draws.
+    """
+    mean = {
+        form: {n: sum(case[form][n] ** 2 / len(cases) for case in cases) ** 0.5 for n in cases[0][form]}
+        for form in ("kernels", "plain")
+    }
+    return {"taken": cases[0]["taken"], **mean}
 
 
 def interpreted() -> dict[str, dict[str, Any]]:
@@ -249,7 +262,8 @@ PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"
 @pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
 @pytest.mark.parametrize("name", RULES)
 def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
-    case = loop_errors(name, sizes, dtype, cuda)
+    draws = range(6 if dtype == torch.bfloat16 else 1)
+    case = over_draws([loop_errors(name, sizes, dtype, cuda, seed) for seed in draws])
     assert not too_large(case, BOUNDS[dtype])
     assert bool(case["taken"]) == (name not in WITHOUT_KERNELS)
 

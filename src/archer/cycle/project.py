@@ -10,6 +10,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from archer import __version__
+
 DEFAULT = "archer-project"
 
 
@@ -48,7 +50,7 @@ def now() -> str:
 @cache
 def revision() -> str:
     """Archer's version, with the git revision where it runs from a checkout."""
-    version = metadata.version("archer-lab")
+    version = __version__
     try:
         here = Path(__file__).parent
         command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
