@@ -85,7 +85,7 @@ WRONG_WORDS: dict[str, tuple[tuple[object, ...], list[str]]] = {
     "no published data on a rung": (("discover", "--cycles", 1, "--data", "absent"), ["absent"]),
     "a model that is none": (("discover", "--cycles", 1, "--model", "gpt"), ["expected provider:name"]),
     "a parent that is no text": (("try", "UNQUOTED"), ["unquoted.py, line 2", "`name`"]),
-    "the same where it is trusted": (("try", "UNQUOTED", "--trust"), ["unquoted.py", "NameError"]),
+    "the same where it is trusted": (("try", "UNQUOTED", "--trust"), ["unquoted.py, line 2", "`name`"]),
     "rules that were never measured": (("compare", "softmax", "hybrid"), ["archer run"]),
     "no device for agents": (("mcp", "--device", "gpu"), ["no device 'gpu'"]),
     "decoding of nothing": (("report", "--decoding"), ["archer run"]),

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,18 @@ import torch
 from tests.cycle.tiny import finish
 from tests.ledger.conftest import PROPOSAL, RUN, SOURCE, VERIFICATION
 
+from archer.cycle.laboratory import Laboratory
+from archer.cycle.plan import read_rule_file
+from archer.cycle.project import Project
+from archer.cycle.training import Resources
+from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.ledger import LEDGER_NAME, Ledger
+from archer.ledger.records import RuleSource, VerificationRecord
+from archer.mad import PRESETS
+from archer.report.costs import ledger_costs
 from archer.rules import get_rule
-from archer.verify import Limits, load_source, verify_contained
+from archer.verify import Limits, contained, load_source, verify_contained
 from archer.verify.contain import read_scratch, start
 from archer.verify.language import Refused
 
@@ -238,3 +246,94 @@ def test_code_that_behaves_until_it_is_verified_is_stopped_where_it_is_trained(l
         assert runs
         assert {run.status for run in runs} == {"crashed"}
         assert any(word in run.message for run in runs for word in CLOSED.split("|")), runs[0].message
+
+
+TOP = """import os
+
+parent = "delta_net"
+os.remove({ledger!r})
+
+
+def read(o):
+    return 1.5 * o
+"""
+
+PREPARED = """from archer.rules import wy
+
+parent = "delta_net"
+
+
+def prepare(k, v, beta):
+    open({ledger!r}, "wb").close()
+    return wy(k, v.tanh(), beta)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("try",), ("bench", "delta_net"), ("export",)])
+def test_the_top_of_a_trusted_file_does_nothing_in_archers_own_process(
+    command: tuple[str, ...], ledger: Path
+):
+    folder = ledger.parent.parent
+    (folder / "top.py").write_text(TOP.format(ledger=str(ledger)))
+    ended = finish(*command, "top.py", "--trust", folder=folder)
+    assert ended.returncode == 2
+    assert "line 1" in ended.stderr
+    assert "belongs into a function" in " ".join(ended.stderr.split())
+
+
+@pytest.mark.slow
+def test_exporting_a_trusted_file_calls_nothing_of_it_in_archers_own_process(ledger: Path):
+    folder = ledger.parent.parent
+    (folder / "prepared.py").write_text(PREPARED.format(ledger=str(ledger)))
+    ended = finish("export", "prepared.py", "--trust", "--to", "out", folder=folder)
+    assert ended.returncode == 2
+    assert any(word in ended.stderr for word in CLOSED.split("|")), ended.stderr
+    assert not (folder / "out").exists()
+
+
+def test_plain_arithmetic_that_never_ends_is_stopped_before_archers_own_process_reads_it(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = ledger.parent / "endless.py"
+    path.write_text('parent = "delta_net"\nx = 9**9**9\n\n\ndef read(o):\n    return 1.5 * o\n')
+    monkeypatch.setattr(contained, "LOADING", BRIEF)
+    with pytest.raises(UserError, match=r"endless.py: .*limit of CPU time"):
+        read_rule_file(path)
+
+
+OPENS = 'parent = "delta_net"\nopen({mark!r}, "w")\n\n\ndef read(o):\n    return 1.5 * o\n'
+CLEAN = 'parent = "delta_net"\n\n\ndef read(o):\n    return 1.5 * o\n'
+
+
+def laboratory(ledger: Ledger, folder: Path) -> Laboratory:
+    return Laboratory(Project(folder), ledger, PRESETS["smoke"], (), Resources(), Watcher())
+
+
+@pytest.mark.parametrize("first", ["rejected", "accepted"])
+def test_a_rejected_text_does_not_hide_behind_the_name_of_an_accepted_one(first: str, tmp_path: Path):
+    """An agent may give one name to two texts. Archer's own process loads the one that passed."""
+    mark = tmp_path / "mark"
+    texts = {"rejected": OPENS.format(mark=str(mark)), "accepted": CLEAN}
+    with Ledger.in_folder(tmp_path) as ledger:
+        for kind in (first, *(texts.keys() - {first})):
+            ledger.add_proposal(replace(PROPOSAL, id=kind, rule="x", source=texts[kind]))
+            ledger.add_verification(VerificationRecord("x", f"hash of {kind}", kind == "accepted", ()))
+        ledger.add_source(RuleSource("hash of accepted", "x", "delta_net", CLEAN))
+        lab = laboratory(ledger, tmp_path)
+        assert lab.accepted() == {"x": CLEAN}
+        assert lab.find("x").source == CLEAN
+        ledger_costs(ledger, [replace(RUN, rule="x", rule_hash="hash of accepted")])
+    assert not mark.exists()
+
+
+def test_a_ledger_that_somebody_else_wrote_runs_nothing_in_archers_own_process(tmp_path: Path):
+    mark = tmp_path / "mark"
+    with Ledger.in_folder(tmp_path) as ledger:
+        ledger.add_verification(VerificationRecord("x", "hash", True, (), trusted=True))
+        ledger.add_source(RuleSource("hash", "x", "delta_net", OPENS.format(mark=str(mark))))
+        lab = laboratory(ledger, tmp_path)
+        assert lab.accepted() == {}
+        assert "x" not in {rule.name for rule in lab.known_rules()}
+        ledger_costs(ledger, [replace(RUN, rule="x", rule_hash="hash")])
+    assert not mark.exists()

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archer.rules.registry import LIBRARY
-from archer.verify.language import SOURCE_BYTES, Refused, check_language, check_name, load_source
+from archer.verify.language import (
+    SOURCE_BYTES,
+    Refused,
+    check_language,
+    check_name,
+    check_top,
+    load_source,
+)
 
 HEAD = 'import torch\nparent = "delta_net"\n'
 
@@ -82,6 +89,11 @@ ATTACKS = {
     "bytes": "def read(o):\n    return b'x'",
     "a huge number": "def read(o):\n    return o * 99999999999999",
     "a call at the top": "table = torch.zeros(1)",
+    "a call under a declaration's name": "def Parameter(x):\n    return x\ngamma = Parameter(1)",
+    "a call under a type's name": "def f(x):\n    return x\nfloat = f\nx = float(1)",
+    "a call in an argument's annotation": "def f(x):\n    return x\ndef read(o: f(1)):\n    return o",
+    "a call in a result's annotation": "def f(x):\n    return x\ndef read(o) -> f(1):\n    return o",
+    "a call in a constant's annotation": "def f(x):\n    return x\nx: f(1) = 2",
     "a loop at the top": "for i in range(3):\n    x = i",
     "a text direction mark": "x = 1  # \u202e",
     "a control character": "x = 1  # \x08",
@@ -97,6 +109,34 @@ def test_refused_with_a_line_and_a_reason(source: str):
         check_language(text, "mine.py")
     assert refused.value.line > 2, "the heading is fine; what is refused stands below it"
     assert str(refused.value).startswith(f"mine.py, line {refused.value.line}: ")
+
+
+BODIES = (
+    "def read(o):\n    import os\n    return os.environ",
+    "def read(o):\n    kept = [open('x')]\n    kept[0] += 1\n    while True:\n        pass",
+    "def read(o):\n    class A:\n        pass\n    return getattr(o, '__class__')",
+)
+TOPS = (
+    "import of os", "import from torch", "decorator", "default argument", "default that calls", "metaclass",
+    "lambda default", "list kept at the top", "attribute of torch set", "a call at the top",
+    "a loop at the top",
+    "a call under a declaration's name", "a call under a type's name", "a call in an argument's annotation",
+    "a call in a result's annotation", "a call in a constant's annotation", "not Python",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOPS)
+def test_of_a_trusted_file_the_top_only_declares(name: str):
+    with pytest.raises(Refused) as refused:
+        check_top(HEAD + ATTACKS[name], "mine.py")
+    assert refused.value.line > 2
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_of_a_trusted_file_the_functions_are_free(body: str):
+    check_top(HEAD + body)
+    with pytest.raises(Refused):
+        check_language(HEAD + body)
 
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.glob("*.py")), ids=lambda path: path.stem)

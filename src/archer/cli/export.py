@@ -37,6 +37,7 @@ def command(
     """
     from archer.rules.export import export
     from archer.rules.text import identifier
+    from archer.verify.contained import export_contained
 
     rule = _find(name, trust)
     if to.exists() and not to.is_dir():
@@ -47,7 +48,10 @@ def command(
         listed = " and ".join(f"'{path}'" for path in there)
         raise UserError(f"{listed} would be replaced: choose another folder with --to, or give --force")
     try:
-        function, layer = export(rule, to)
+        if name.endswith(".py"):
+            function, layer = export_contained(rule.source, rule.name, to)
+        else:
+            function, layer = export(rule, to)
     except OSError as error:
         raise UserError(f"--to '{to}' cannot be written: {error.strerror or error}") from error
     if as_json:

@@ -56,8 +56,8 @@ class Laboratory:
     judging: Judging = field(default_factory=Judging)
 
     def __post_init__(self) -> None:
-        for source in self.ledger.proposals():
-            self.found.setdefault(source.rule, source.source)
+        for name, source in self.ledger.accepted().items():
+            self._take(name, source)
 
     @property
     def history_digest(self) -> str:
@@ -73,6 +73,18 @@ class Laboratory:
     def find(self, name: str) -> Rule:
         """A rule by name: built in, or proposed in this project and verified."""
         return load_rule(self.found[name], name, self.find) if name in self.found else get_rule(name)
+
+    def _take(self, name: str, source: str) -> None:
+        """Makes an accepted rule of the ledger known, unless its text would do more than declare while this
+        process loads it: whoever wrote the ledger may have lifted the language wall."""
+        from archer.verify.language import Refused, check_top
+
+        try:
+            check_top(source, name)
+        except Refused as refused:
+            self.watcher.note(f"a rule of this ledger is left out: {refused}")
+        else:
+            self.found.setdefault(name, source)
 
     def subject(self, name: str) -> Subject:
         """A rule as something to train."""

@@ -102,22 +102,25 @@ def module_subject(place: str, arguments: Mapping[str, Any]) -> Subject:
 
 
 def read_rule_file(path: Path, trust: bool = False) -> Rule:
-    """A rule from a person's file. Nothing of it is executed unless the language wall lets it pass, or the
-    person lifts that wall (trust)."""
+    """A rule from a person's file. Nothing of it is executed unless the language wall lets it pass.
+
+    trust: the person lifts that wall for what the functions do; the top of the file still only declares, for
+    this process reads it. It does so once a contained process has.
+    """
     from archer.rules import load_rule
     from archer.verify import check_language, load_source
+    from archer.verify.contained import load_contained
+    from archer.verify.language import check_top
 
     source = load_source(path)
     if path.stem in rule_names():
         raise UserError(f"{path}: the name {path.stem} is a built-in rule's; rename the file")
-    if not trust:
-        check_language(source, str(path))
+    (check_top if trust else check_language)(source, str(path))
     try:
+        load_contained(source, path.stem)
         return load_rule(source, path.stem, get_rule)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def with_width(preset: Preset, **changes: Any) -> Preset:

@@ -157,6 +157,13 @@ class Ledger:
             rows = connection.execute(select(columns.rule_hash, columns.source).order_by(columns.number))
             return {row.rule_hash: row.source for row in rows}
 
+    def accepted(self) -> dict[str, str]:
+        """Rule name to source text, for every rule that passed verification; of several with one name the
+        last. A proposal that was rejected is not among them, whatever name it had."""
+        kept = self.sources()
+        passed = [one for one in self.verifications() if one.passed and one.rule_hash in kept]
+        return {one.rule: kept[one.rule_hash] for one in passed}
+
     # Proposals, verifications, verdicts, cycles
 
     def add_proposal(self, record: ProposalRecord) -> bool:

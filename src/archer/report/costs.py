@@ -182,11 +182,14 @@ def _count(mixer: torch.nn.Module, size: LayerSize) -> tuple[int, float]:
 def ledger_costs(ledger: Ledger, runs: Sequence[RunRecord]) -> dict[str, RuleCost]:
     """`rule_costs` with the rules as the ledger has their texts. All runs are of one preset."""
     from archer.rules import get_rule, load_rule, rule_names
+    from archer.verify.language import check_top
 
-    texts = {one.rule: one.source for one in ledger.proposals()}
+    texts = {name: text for name, text in ledger.accepted().items() if name not in rule_names()}
     rules: dict[str, Rule] = {}
 
     def find(name: str) -> Rule:
+        if name in texts and name not in rules:
+            check_top(texts[name], name)
         if name not in rules:
             rules[name] = load_rule(texts[name], name, find) if name in texts else get_rule(name)
         return rules[name]

@@ -1,5 +1,7 @@
 """Verification behind the process wall: the checks run in a contained process and come back as plain data.
 
+Other jobs on files that somebody else wrote are done the same way: loading one, and exporting one.
+
 The job goes in as JSON on standard input, the result comes out as one line of JSON, and is held against
 its declared fields, types and sizes before anything believes it (`Verification.from_dict`).
 """
@@ -16,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from archer.errors import UserError
-from archer.verify.contain import Contained, Ending, Limits, start
+from archer.verify.contain import Contained, Ending, Limits, read_scratch, start
 from archer.verify.result import CheckResult, MalformedResult, Verification
 
 LIMITS = Limits(
     memory_bytes=6 * 2**30, cpu_seconds=180, wall_seconds=240.0, output_bytes=2**20, file_bytes=2**20
 )
+LOADING = replace(LIMITS, cpu_seconds=30, wall_seconds=60.0)
 LENGTHS = (32, 64, 128, 256, 512, 1_024)
 
 
@@ -78,6 +81,37 @@ def verify_mixer_contained(
     return _verify(job, class_name, True, limits, require, folders)
 
 
+def load_contained(source: str, name: str) -> None:
+    """Loads a rule file in a contained process, for Archer's own to know that it can: `x = 9**9**9` is plain
+    arithmetic, and never ends. Raises UserError with what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="archer-load-") as folder:
+        _load_in(Path(folder), "load", source, name)
+
+
+def export_contained(source: str, name: str, folder: Path) -> tuple[Path, Path]:
+    """`archer.rules.export.export` of a rule file in a contained process: its `prepare` is called on the way.
+
+    Raises UserError with what went wrong, OSError where the folder cannot be written.
+    """
+    from archer.rules.text import identifier
+
+    names = (f"{identifier(name)}.py", f"{identifier(name)}_layer.py")
+    with tempfile.TemporaryDirectory(prefix="archer-export-") as scratch:
+        _load_in(Path(scratch), "export", source, name)
+        texts = [read_scratch(Path(scratch), file) for file in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in zip(names, texts, strict=True):
+        (folder / file).write_bytes(text)
+    return folder / names[0], folder / names[1]
+
+
+def _load_in(scratch: Path, kind: str, source: str, name: str) -> None:
+    job = {"kind": kind, "source": source, "name": name}
+    found = _verify_in(scratch, job, name, False, LOADING, (), ())
+    if not found.passed:
+        raise UserError(f"it cannot be loaded: {found.failed[0].message}")
+
+
 def _verify(
     job: dict[str, Any],
     name: str,
@@ -87,16 +121,22 @@ def _verify(
     readable: Iterable[str],
 ) -> Verification:
     with tempfile.TemporaryDirectory(prefix="archer-verify-") as folder:
-        command = [sys.executable, "-m", "archer.verify.contained"]
-        threads = {"OMP_NUM_THREADS": "1"}  # the probes are small: more threads only wait for each other
-        scratch = Path(folder)
-        with start(
-            command, scratch=scratch, limits=limits, readable=readable, environment=threads, require=require
-        ) as process:
-            process.send(json.dumps(job))
-            process.close_input()
-            lines = list(process.lines())
-            ending = process.wait()
+        return _verify_in(Path(folder), job, name, trust, limits, require, readable)
+
+
+def _verify_in(
+    scratch: Path, job: dict[str, Any], name: str, trust: bool, limits: Limits, require: Iterable[str],
+    readable: Iterable[str],
+) -> Verification:  # fmt: skip
+    command = [sys.executable, "-m", "archer.verify.contained"]
+    threads = {"OMP_NUM_THREADS": "1"}  # the probes are small: more threads only wait for each other
+    with start(
+        command, scratch=scratch, limits=limits, readable=readable, environment=threads, require=require
+    ) as process:
+        process.send(json.dumps(job))
+        process.close_input()
+        lines = list(process.lines())
+        ending = process.wait()
     up = tuple(wall.name for wall in process.walls if wall.up)
     return replace(_read(lines, ending, process, name), walls=up, trusted=trust)
 
@@ -164,6 +204,8 @@ def main() -> None:
 
 
 def _work(job: dict[str, Any]) -> Verification:
+    if job["kind"] in ("load", "export"):
+        return _load(**job)
     if job["kind"] == "mixer":
         from archer.verify.verification import verify_mixer
 
@@ -175,6 +217,22 @@ def _work(job: dict[str, Any]) -> Verification:
         job["source"], job["name"], parent=job["parent"], known=job["known"], allow_many=job["allow_many"],
         trust=job["trust"], lengths=tuple(job["lengths"]), chunk_size=job["chunk_size"],
     )  # fmt: skip
+
+
+def _load(kind: str, source: str, name: str) -> Verification:
+    from archer.rules import get_rule, load_rule
+    from archer.rules.export import export
+
+    try:
+        rule = load_rule(source, name, get_rule)
+        if kind == "export":
+            export(rule)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - these are the file's own lines
+        broken = CheckResult("contract", False, f"{type(error).__name__}: {error}"[:2000], 0.0)
+        return Verification(name, False, (broken,))
+    return Verification(name, True, (), rule.hash)
 
 
 if __name__ == "__main__":

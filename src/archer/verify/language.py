@@ -187,7 +187,31 @@ def check_language(source: str, filename: str = "rule") -> None:
 
     Raises Refused with the line and the reason. The text is parsed, never executed.
     """
+    _check(_parse(source, filename), filename)
+
+
+def check_top(source: str, filename: str = "rule") -> None:
+    """Refuses a source text that does anything but declare while it is loaded; what its functions do is free.
+
+    For a file whose language wall a person lifted: Archer's own process loads it to know its slots and
+    parameters, and calls none of its functions. Raises Refused with the line and the reason.
+    """
     tree = _parse(source, filename)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            node.body = [ast.copy_location(ast.Return(None), node)]
+    try:
+        _check(tree, filename)
+    except Refused as refused:
+        raise Refused(
+            f"{refused.reason} (with --trust too: Archer's own process reads the top of the file; what else "
+            "it does belongs into a function)",
+            refused.line,
+            filename,
+        ) from None
+
+
+def _check(tree: ast.Module, filename: str) -> None:
     nodes = list(ast.walk(tree))
     if len(nodes) > NODES:
         raise Refused(f"it has {len(nodes):,} syntax nodes, at most {NODES:,} are read", filename=filename)
@@ -372,8 +396,16 @@ def _constant_problems(node: ast.Constant) -> Iterator[Problem]:
 
 
 def _at_top_level(tree: ast.Module) -> Iterator[Problem]:
-    """What runs while the file is loaded: imports, declarations, plain constants and functions; no more."""
+    """What runs while the file is loaded: imports, declarations, plain constants and functions; no more.
+
+    No function of the file itself is called, under whatever name.
+    """
+    own = _bound_names([node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))])
+    own |= _bound_names(
+        [n for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign)) for n in ast.walk(node)]
+    )
     for number, node in enumerate(tree.body):
+        yield from _annotated_calls(node)
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef)):
             continue
         if number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -382,15 +414,28 @@ def _at_top_level(tree: ast.Module) -> Iterator[Problem]:
         if value is None:
             yield node, "at the top of a file stand imports, declarations, constants and functions only"
         else:
-            yield from _constant_expression(value)
+            yield from _constant_expression(value, own)
 
 
-def _constant_expression(value: ast.AST) -> Iterator[Problem]:
+def _annotated_calls(node: ast.stmt) -> Iterator[Problem]:
+    """Annotations at the top are evaluated while the file is loaded: calls in them."""
+    annotations: list[ast.expr | None] = [node.annotation] if isinstance(node, ast.AnnAssign) else []
+    if isinstance(node, ast.FunctionDef):
+        arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        annotations = [node.returns, *(argument.annotation for argument in arguments)]
+    for annotation in annotations:
+        for part in ast.walk(annotation) if annotation is not None else ():
+            if isinstance(part, ast.Call):
+                yield part, "a call in an annotation; write the plain name of a type"
+
+
+def _constant_expression(value: ast.AST, own: set[str]) -> Iterator[Problem]:
     for node in ast.walk(value):
         if isinstance(node, ast.Call):
-            allowed = (
-                isinstance(node.func, ast.Name) and node.func.id in DECLARATIONS | {"float", "int", "dict"}
-            ) or (isinstance(node.func, ast.Attribute) and node.func.attr in PLAIN_MATH)
+            plain = (DECLARATIONS | {"float", "int", "dict"}) - own
+            allowed = (isinstance(node.func, ast.Name) and node.func.id in plain) or (
+                isinstance(node.func, ast.Attribute) and node.func.attr in PLAIN_MATH
+            )
             if not allowed:
                 yield node, "at the top of a file only Parameter, Feature, Carried, Draw, Layer are called"
         elif isinstance(node, (ast.List, ast.Dict, ast.ListComp, ast.GeneratorExp, ast.DictComp)):

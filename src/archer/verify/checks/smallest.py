@@ -16,7 +16,7 @@ from torch import Tensor
 from archer.verify.candidate import Candidate, Inputs, MixerCandidate, Probe, RuleCandidate, State
 from archer.verify.checks.finding import RAISED, Finding, raised
 
-SECONDS = 3.0
+SECONDS = 2.0
 """The search for something smaller ends after this time; what it has by then is a failing case too."""
 
 LEAST = {"batch": 1, "heads": 1, "position": 1, "length": 1, "scale": 1}
