@@ -240,6 +240,7 @@ def test_code_that_behaves_until_it_is_verified_is_stopped_where_it_is_trained(l
     arguments = ("later.py", "--trust", "--project", "other", "--preset", "tiny", "--device", "cpu")
     ended = finish("try", *arguments, folder=folder)
     assert "Traceback" not in ended.stderr, ended.stderr
+    assert "the language wall was lifted" in " ".join((ended.stdout + ended.stderr).split())
     with Ledger.in_folder(folder / "other", read_only=True) as other:
         assert other.verifications(rule="later")[-1].passed
         runs = other.runs(rule="later")
