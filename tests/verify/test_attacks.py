@@ -220,12 +220,12 @@ def test_what_an_attack_leaves_in_scratch_leads_nowhere(ledger: Path, tmp_path: 
 
 UNTIL_VERIFIED = '''"""Behaves while it is verified, and attacks where it is trained."""
 
-import sys
-
 parent = "delta_net"
 
 
 def read(o):
+    import sys
+
     if any(name.startswith("archer.fleet") for name in sys.modules):
         open({ledger!r}, "wb").close()
     return 1.5 * o
