@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.cli.program import data, output, refusal
 from tests.cli.project import CANDIDATE, diverge, write_project
 
 from archer.ledger import Ledger
-from archer.ledger.records import TASKS
+from archer.ledger.records import TASKS, RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_diverged_runs_are_named_and_decide_nothing(project: Path) -> None:
     text = output("compare", "hybrid", "delta_net", "-p", project, columns=80)
     (line,) = [line for line in text.splitlines() if line.startswith("Fuzzy Recall")]
     assert line.split()[2:] == ["–", "0.509", "–", "–", "–", "undecided", "0"]
-    assert "diverged at learning rate 0.0005" in " ".join(text.split())
+    assert "diverged at learning rate 0.001" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -122,3 +123,25 @@ def test_calibration_without_predictions(tmp_path: Path) -> None:
     with Ledger.in_folder(tmp_path / "empty"):
         pass
     assert "no prediction with an outcome" in refusal("calibration", "-p", tmp_path / "empty")
+
+
+def solve(*tasks: str) -> Callable[[list[RunRecord]], list[RunRecord]]:
+    """All runs on these tasks lie at the ceiling."""
+    full = {"mad": 0.9993, "held_out": 0.9993, "validation": 0.9993}
+    return lambda runs: [replace(run, **full) if run.task in tasks else run for run in runs]  # type: ignore[arg-type]
+
+
+def test_a_ceiling_is_said(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project", solve("Noisy Recall", "Selective Copy"))
+    asked = ("compare", "hybrid", "gated_delta_net", "-p", folder)
+    text = output(*asked, columns=80)
+    (line,) = [line for line in text.splitlines() if line.startswith("Noisy Recall ")][:1]
+    assert "same, no room" in line
+    said = " ".join(text.split())
+    assert "within the margin of 1 on Noisy Recall and Selective Copy, which leaves no room on 2 of 6" in said
+    assert "cannot be reached under quick" in said
+    assert "the interval is what is possible at all" in said
+    (found,) = json.loads(data(*asked, "--json"))
+    assert [line["no_room"] for line in found["tasks"]] == ["", "", "", "", "both", "both"]
+    tight = output(*asked, "--margin", "0.0001", columns=80)
+    assert "no room" not in tight

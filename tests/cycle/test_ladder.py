@@ -68,6 +68,17 @@ def test_a_rule_that_changes_nothing_is_held_back(line):
     assert held_back(verdict(*[line] * 5, UNDECIDED)) == ""
 
 
+def test_a_task_without_room_wins_nothing():
+    """Its interval reaches above the margin, or there is none; the reference leaves no room all the same."""
+    full = replace(UNDECIDED, no_room="above")
+    unknown = replace(full, low=None, high=None)
+    rest = [replace(SAME, high=0.0004, no_room="both")] * 4
+    assert held_back(verdict(UNDECIDED, full, *rest)) == ""
+    said = held_back(verdict(unknown, full, *rest))
+    assert said.startswith("new cannot be better than gated_delta_net by 0.01 on any task, and ")
+    assert said.endswith(f"gated_delta_net leaves no room on {', '.join(TASKS)}")
+
+
 def test_a_preset_that_ranks_nothing_holds_back_only_what_has_no_score():
     assert held_back(verdict(*[WORSE] * 6, ranks=False)) == ""
     assert held_back(verdict(NO_SCORE, ranks=False)) == "new has no score on Compress"

@@ -195,6 +195,8 @@ def _cells(line: TaskComparison, p_value: float | None, judged: bool) -> list[st
     word = Text(f"{line.word}{more}", style=STYLES[line.word])
     if line.exact_settings and line.exact_settings == line.settings:
         between, word = "one function", Text("same", style=STYLES["same"])
+    if line.no_room == "both":
+        word = Text("same, no room", style=STYLES["same"])
     if not judged:
         word = Text("not judged", style="dim")
     scores = (score(line.candidate, ABSENT), score(line.baseline, ABSENT), signed(line.difference, ABSENT))
@@ -207,6 +209,12 @@ def _notes(comparison: Comparison, judged: bool) -> list[str]:
     notes = []
     if judged and any(line.word == "undecided" and line.more_seeds for line in lines):
         notes.append("undecided (+n): about n more seeds would likely decide it.")
+    full = [line.task for line in comparison.tasks if line.no_room == "both"] if judged else []
+    if full:
+        notes.append(
+            f"No room: both are within the margin of 1 on {', '.join(full)}. No larger difference can be: "
+            "no test is made, no seed is needed, and the interval is what is possible at all."
+        )
     for line in comparison.tasks:
         if 0 < line.exact_settings < line.settings:
             part = f"{line.exact_settings} of {line.settings} settings"

@@ -2,8 +2,9 @@
 
 Two things are asked of a verdict. Is there evidence against the goal, to beat the reference on all six tasks:
 a word "worse", or a 95% interval that lies wholly below zero, on any task? And is there anything left to win:
-is there a task whose interval reaches above the margin? A tie by construction (zero, because a setting is too
-short for the change to show) is no evidence against anyone.
+is there a task whose interval reaches above the margin, and on which the reference leaves room (where its
+own score lies within the margin of 1, nothing can be better by more)? A tie by construction (zero, because
+a setting is too short for the change to show) is no evidence against anyone.
 
 The bar is low on purpose. A stop is final, and a mistaken one costs the winner; a mistaken promotion costs
 one training. Of rules that equal the reference on all six tasks, at most one in seven is stopped by bad luck
@@ -26,6 +27,7 @@ from itertools import pairwise
 from archer.cycle.measuring import Judging
 from archer.cycle.plan import get_preset
 from archer.errors import UserError
+from archer.judge.ceiling import MARGIN
 from archer.ledger.records import Comparison, TaskComparison, VerdictRecord
 from archer.mad import Preset
 
@@ -34,9 +36,6 @@ LADDER = ("quick", "baseline", "full")
 
 TOP = "baseline"
 """Where a campaign on a GPU ends, unless it is told otherwise."""
-
-MARGIN = 0.01
-"""A difference below this is not worth a dearer training (the judge's margin for "same")."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def held_back(verdict: VerdictRecord, upper: Rung) -> str:
     if worse:
         return f"{verdict.rule} is worse than {verdict.reference} on {', '.join(worse)}"
     if not any(_may_win(task) for task in against.tasks):
-        return f"{verdict.rule} cannot be better than {verdict.reference} by {MARGIN} on any task"
+        excluded = f"{verdict.rule} cannot be better than {verdict.reference} by {MARGIN} on any task"
+        return f"{excluded}{_full(against)}"
     if upper.judging.until_decided and _settled(against):
         return "all six tasks are decided, and nothing was won"
     return ""
@@ -110,8 +110,14 @@ def _loses(task: TaskComparison) -> bool:
 
 
 def _may_win(task: TaskComparison) -> bool:
-    """Without an interval nothing is excluded."""
-    return task.high is None or task.high > MARGIN
+    """Without an interval nothing is excluded, but where the reference leaves no room everything is."""
+    return not task.no_room and (task.high is None or task.high > MARGIN)
+
+
+def _full(against: Comparison) -> str:
+    """Where nothing can be won, whatever is measured; "" where there is no such task."""
+    tasks = [task.task for task in against.tasks if task.no_room]
+    return f", and {against.baseline} leaves no room on {', '.join(tasks)}" if tasks else ""
 
 
 def _settled(against: Comparison) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from archer.judge.ceiling import MARGIN, at_ceiling, solved_after
 from archer.judge.errors import JudgeError
-from archer.ledger.records import RunRecord
+from archer.ledger.records import TASKS, RunRecord
 
 GridPoint = tuple[float, float]
 """Learning rate and weight decay."""
@@ -28,7 +29,8 @@ class Cell:
 
     score: held-out accuracy at the chosen point, None unless state is "scored". failures: what went wrong
     at which grid points, in words; a cell may be scored and have failures. A point that a race dropped
-    cannot be chosen, and is a failure only where nothing can.
+    cannot be chosen, and is a failure only where nothing can. solved_after: epochs until the chosen run
+    reached the stop accuracy; None where it did not.
     """
 
     key: CellKey
@@ -37,6 +39,7 @@ class Cell:
     run_key: str | None = None
     grid: tuple[GridPoint, ...] = ()
     failures: tuple[str, ...] = ()
+    solved_after: int | None = None
 
 
 class Cells:
@@ -78,6 +81,22 @@ class Cells:
         points = self._points.get(key, {})
         return choose(key, [run for point, run in sorted(points.items()) if grid is None or point in grid])
 
+    def of(self, rule: str, task: str) -> tuple[Cell, ...]:
+        """The cells of a rule on a task that were trained, by setting and seed."""
+        keys = sorted(key for key in self._points if key[:2] == (rule, task))
+        return tuple(self.cell(key) for key in keys)
+
+    def without_room(self, rule: str, margin: float = MARGIN) -> tuple[str, ...]:
+        """The tasks in which the rule lies within the margin of 1, in every setting and seed."""
+        return tuple(task for task in TASKS if at_ceiling((c.score for c in self.of(rule, task)), margin))
+
+    def epochs_until_solved(self, rule: str, task: str) -> tuple[int | None, ...]:
+        """For each setting and seed the epochs until the chosen run reached the stop accuracy; None: never.
+
+        A description of these runs: it depends on the grid, on how often was evaluated, and on a race's end.
+        """
+        return tuple(cell.solved_after for cell in self.of(rule, task))
+
     def score(self, rule: str, task: str, setting: str, seed: int) -> float | None:
         return self.cell((rule, task, setting, seed)).score
 
@@ -97,7 +116,7 @@ def choose(key: CellKey, runs: Sequence[RunRecord]) -> Cell:
     if not usable:
         return Cell(key, "failed", grid=grid, failures=failures)
     best = min(usable, key=lambda run: (-(run.validation or 0.0), run.learning_rate, run.weight_decay))
-    return Cell(key, "scored", best.held_out, best.key, grid, failures)
+    return Cell(key, "scored", best.held_out, best.key, grid, failures, solved_after(best))
 
 
 def is_scored(run: RunRecord) -> bool:

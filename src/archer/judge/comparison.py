@@ -7,6 +7,7 @@ candidate minus baseline on the same data; nothing is assumed about how settings
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,13 +16,16 @@ import numpy as np
 
 from archer.errors import unknown
 from archer.judge import statistics
+from archer.judge.ceiling import MARGIN, headroom
 from archer.judge.cells import Cell, Cells, name_cell
 from archer.judge.errors import JudgeError
 from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
 from archer.judge.resample import DRAWS, percentile_interval, resampled_means
-from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
+from archer.ledger.records import TASKS, Comparison, NoRoom, RunRecord, TaskComparison
 
 MEAN = "Mean"
+
+ANYTHING = (-math.inf, math.inf)
 
 Interval = Literal["moderated", "resampled", "resampled over settings"]
 
@@ -32,7 +36,8 @@ class Paired:
 
     trained: settings that both were trained in; exact: settings in which they are one function. blocked: why
     there can be no difference (a failed or wholly missing cell); notes: what else the reader must see.
-    cells: the differences [settings, seeds] behind it, exact settings as zeros.
+    cells: the differences [settings, seeds] behind it, exact settings as zeros. possible: the least and the
+    most that the difference can be where the candidate or the baseline lies at the ceiling, else infinite.
     """
 
     task: str
@@ -44,6 +49,7 @@ class Paired:
     blocked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cells: tuple[tuple[float, ...], ...] = ()
+    possible: tuple[float, float] = ANYTHING
 
     @property
     def settings(self) -> int:
@@ -54,6 +60,22 @@ class Paired:
         """Equal by construction: there are settings, and in none of them do the two differ."""
         return self.exact > 0 and self.trained == 0
 
+    @property
+    def no_room(self) -> NoRoom:
+        """Whether the baseline leaves no room above it, and the candidate none either."""
+        low, high = map(math.isfinite, self.possible)
+        return "" if not high else "both" if low else "above"
+
+    @property
+    def quiet(self) -> bool:
+        """Without noise that could hide a difference: equal by construction, or both at the ceiling."""
+        return self.identical or self.no_room == "both"
+
+    @property
+    def middle(self) -> float:
+        """The mean difference over the seeds."""
+        return float(np.mean(list(self.differences.values()))) if self.differences else 0.0
+
 
 def compare(
     runs: Sequence[RunRecord],
@@ -62,7 +84,7 @@ def compare(
     *,
     preset: str,
     exact_settings: Iterable[str] = frozenset(),
-    margin: float = 0.01,
+    margin: float = MARGIN,
     level: float = 0.95,
     alpha: float | None = None,
     seed: int = 0,
@@ -74,12 +96,12 @@ def compare(
     """Candidate minus baseline on every task and for the mean, from all `runs` (other rules' are welcome).
 
     exact_settings: settings in which verification found the two to be one function: difference exactly zero.
-    margin: differences smaller than this are equivalence ("same"). level: of the intervals. alpha: the error
-    rate of the words over the six tasks, 1 - level if left out. noise: floors to moderate the variance with;
-    learned from the other rules' runs and Archer's own file when left out; {} for none. settled: tasks
-    decided at an earlier look, kept as they are. seeds: use these seeds alone. interval: of what kind low and
-    high are (see `resample`; the words never change); seed: of the resampling. Raises UserError for a rule
-    without runs.
+    margin: differences smaller than this are equivalence ("same"); where both rules lie within it of 1, that
+    is arithmetic (`ceiling`). level: of the intervals. alpha: the error rate of the words over the six tasks,
+    1 - level if left out. noise: floors to moderate the variance with; learned from the other rules' runs and
+    Archer's own file when left out; {} for none. settled: tasks decided at an earlier look, kept as they are.
+    seeds: use these seeds alone. interval: of what kind low and high are (see `resample`; the words never
+    change); seed: of the resampling. Raises UserError for a rule without runs.
     """
     if not 0 < level < 1 or margin <= 0:
         raise JudgeError(f"level must lie between 0 and 1 and margin be positive; got {level} and {margin}.")
@@ -92,7 +114,7 @@ def compare(
     if noise is None:
         noise = prior_noise(runs, candidate, baseline, preset=preset, exact_settings=exact)
     everything = candidate == baseline or _same_hash(cells, candidate, baseline)
-    pairs = [pair_task(cells, candidate, baseline, task, exact, everything) for task in TASKS]
+    pairs = [pair_task(cells, candidate, baseline, task, exact, margin, everything) for task in TASKS]
     tasks = _judge_tasks(pairs, noise, margin, level, alpha, settled or {})
     mean = _judge_mean(pairs, noise, margin, level, alpha)
     if interval != "moderated":
@@ -117,7 +139,13 @@ def prior_noise(
 
 
 def pair_task(
-    cells: Cells, candidate: str, baseline: str, task: str, exact: frozenset[str], everything: bool = False
+    cells: Cells,
+    candidate: str,
+    baseline: str,
+    task: str,
+    exact: frozenset[str],
+    margin: float = MARGIN,
+    everything: bool = False,
 ) -> Paired:
     """Pair the two rules' cells of one task over settings and seeds."""
     settings = cells.settings(task, (candidate, baseline))
@@ -144,6 +172,9 @@ def pair_task(
     ]
     rows = [tuple(_gap(pairs[name, seed]) for seed in differences) for name in trained if differences]
     rows += [(0.0,) * len(differences) for _ in equal if differences]
+    compared = [pairs[name, seed] for name in trained for seed in differences]
+    ours, theirs = [cell.score for cell, _, _ in compared], [cell.score for _, cell, _ in compared]
+    share = len(trained) / len(settings) if trained else 1.0
     return Paired(
         task,
         differences,
@@ -154,6 +185,7 @@ def pair_task(
         tuple(blocked),
         tuple(notes),
         tuple(rows),
+        (0.0 - headroom(ours, margin) * share, headroom(theirs, margin) * share),
     )
 
 
@@ -297,16 +329,20 @@ def _judge_mean(
 
 
 def _mean_of(pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor]) -> tuple[Paired, statistics.Evidence]:
+    """The mean over the tasks per seed. Tasks at the ceiling enter with the mean of the seeds that they have:
+    what their seeds differ by is below the margin, and no further seeds are trained there."""
     blocked = tuple(f"{pair.task}: {reason}" for pair in pairs for reason in pair.blocked)
-    moving = [pair for pair in pairs if not pair.identical]
-    common = (
-        set.intersection(*(set(pair.differences) for pair in moving)) if moving and not blocked else set()
-    )
-    if moving and not common and not blocked:
+    moving = [pair for pair in pairs if not pair.quiet]
+    still = [pair for pair in pairs if pair.no_room == "both"]
+    shared = [set(pair.differences) for pair in moving or still]
+    common = set.intersection(*shared) if shared and not blocked else set()
+    if shared and not common and not blocked:
         blocked = ("no seed that every task has",)
+    fixed = sum(pair.middle for pair in still)
     differences = {
-        seed: sum(pair.differences[seed] for pair in moving) / len(pairs) for seed in sorted(common)
+        seed: (fixed + sum(pair.differences[seed] for pair in moving)) / len(pairs) for seed in sorted(common)
     }
+    lowest, highest = (sum(pair.possible[end] for pair in still) / len(pairs) for end in (0, 1))
     scores = [(pair.candidate, pair.baseline) for pair in pairs]
     ours = [score for score, _ in scores if score is not None]
     theirs = [score for _, score in scores if score is not None]
@@ -318,6 +354,7 @@ def _mean_of(pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor]) -> tuple[
         sum(pair.trained for pair in pairs),
         sum(pair.exact for pair in pairs),
         blocked,
+        possible=(lowest, highest) if still and not moving else ANYTHING,
     )
     return mean, _mean_evidence(mean, moving, noise, len(pairs))
 
@@ -344,12 +381,14 @@ def _describe(pair: Paired, given: statistics.Evidence, level: float) -> TaskCom
     """Everything but the adjusted p-value and the word, which is "undecided" so far."""
     empty = TaskComparison(
         pair.task, pair.candidate, pair.baseline, None, None, None, None, None, "undecided",
-        pair.settings, len(pair.differences), None, pair.exact, (*pair.blocked, *pair.notes),
+        pair.settings, len(pair.differences), None, pair.exact, (*pair.blocked, *pair.notes), pair.no_room,
     )  # fmt: skip
     if pair.identical:
         return replace(empty, difference=0.0, low=0.0, high=0.0, p_value=1.0)
     if pair.blocked or not pair.differences:
         return empty
+    if pair.no_room == "both":
+        return replace(empty, difference=pair.middle, low=pair.possible[0], high=pair.possible[1])
     difference = float(given.difference)
     moderated = statistics.moderate(given)
     error = statistics.standard_error(given, moderated)
@@ -358,7 +397,8 @@ def _describe(pair: Paired, given: statistics.Evidence, level: float) -> TaskCom
         return replace(empty, difference=difference, missing=(*empty.missing, note))
     low, high = statistics.interval(given.difference, error, moderated.degrees_of_freedom, level)
     p_value = statistics.two_sided_p(given.difference, error, moderated.degrees_of_freedom)
-    return replace(empty, difference=difference, low=float(low), high=float(high), p_value=float(p_value))
+    low, high = max(float(low), pair.possible[0]), min(float(high), pair.possible[1])
+    return replace(empty, difference=difference, low=low, high=high, p_value=float(p_value))
 
 
 def _give_word(
@@ -372,13 +412,17 @@ def _give_word(
 ) -> TaskComparison:
     if pair.identical:
         return replace(found, p_adjusted=1.0, word="same")
+    if pair.no_room == "both" and found.difference is not None:
+        return replace(found, word="same")
     if found.p_value is None:
         extra = 1 if found.difference is not None else None
         return replace(found, more_seeds=extra)
     moderated = statistics.moderate(given)
     error = statistics.standard_error(given, moderated)
     equal = statistics.equivalence_p(given.difference, error, moderated.degrees_of_freedom, margin)
-    word = str(statistics.words(given.difference, np.asarray(p_adjusted), equal, alpha))
+    excluded = math.isfinite(pair.possible[int(given.difference > 0)])  # no room on this side
+    counts = np.asarray(1.0 if excluded else p_adjusted)
+    word = str(statistics.words(given.difference, counts, equal, alpha))
     extra = statistics.more_seeds(given, margin, alpha, family) if word == "undecided" else None
     return replace(found, p_adjusted=p_adjusted, word=word, more_seeds=extra)  # type: ignore[arg-type]
 
@@ -399,7 +443,7 @@ def _resample(
         means = _draws(pair, seed + index, over_settings)
         draws.append(means)
         low, high = (None, None) if means is None else percentile_interval(means, level)
-        keep = pair.identical or pair.task in settled
+        keep = pair.quiet or pair.task in settled
         finished.append(found if keep else replace(found, low=low, high=high))
     known = [means for means in draws if means is not None]
     if mean.difference is None or len(known) < len(pairs):
@@ -409,8 +453,8 @@ def _resample(
 
 
 def _draws(pair: Paired, seed: int, over_settings: bool) -> statistics.Array | None:
-    if pair.identical:
-        return np.zeros(DRAWS)
+    if pair.quiet:
+        return np.full(DRAWS, pair.middle)
     enough = len(pair.differences) > 1 or (over_settings and len(pair.cells) > 1)
     if not pair.cells or not enough:
         return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from archer.judge.ceiling import MARGIN
 from archer.judge.comparison import compare
 from archer.judge.errors import JudgeError
 from archer.judge.noise import NoiseFloor
@@ -40,7 +41,7 @@ class UntilDecided:
 
     looks: tuple[int, ...] = (1, 2, 3, 5, MOST_SEEDS)
     level: float = 0.95
-    margin: float = 0.01
+    margin: float = MARGIN
 
     def __post_init__(self) -> None:
         rising = all(first < second for first, second in zip(self.looks, self.looks[1:], strict=False))
@@ -75,7 +76,8 @@ class UntilDecided:
             f"seeds are added until decided, looks planned after {looks} seeds; of the error rate "
             f"{1 - self.level:.3g} each look spends its share of the seeds (Kim and DeMets 1987), the shares "
             f"are added (Bonferroni), p-values are adjusted for tasks and looks; intervals are taken at "
-            f"{self.interval_level:.2%}, which holds {self.level:.0%} under stopping"
+            f"{self.interval_level:.2%}, which holds {self.level:.0%} under stopping; where both rules lie "
+            f"within {self.margin:g} of 1 they are the same by arithmetic, at no cost in error rate or seeds"
         )
 
 
@@ -278,7 +280,7 @@ def confirm(
     claim: Claim = "all six",
     fresh: int = 3,
     exact_settings: Iterable[str] = frozenset(),
-    margin: float = 0.01,
+    margin: float = MARGIN,
     level: float = 0.95,
     noise: Mapping[str, NoiseFloor] | None = None,
 ) -> Confirmation:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from archer.judge.ceiling import MARGIN
 from archer.judge.comparison import compare
 from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
 from archer.judge.predictions import score_predictions
@@ -36,7 +37,7 @@ def verdict(
     exact_reference: Iterable[str] = frozenset(),
     duplicates: Iterable[Duplicate] = (),
     ranks: bool = True,
-    margin: float = 0.01,
+    margin: float = MARGIN,
     level: float = 0.95,
     noise: Mapping[str, NoiseFloor] | None = None,
     judged: tuple[Comparison, Comparison] | None = None,
@@ -147,11 +148,23 @@ def headline(comparison: Comparison, confirmation: ConfirmationRecord | None = N
         return f"{names.format('beats')} (adjusted for six tests); {again}."
     better = sum(task.word == "better" for task in comparison.tasks)
     worse = [task.task for task in comparison.tasks if task.word == "worse"]
+    found = f"{names.format('has not been shown to beat')}: better on {better} of 6, worse on none."
     if worse:
-        return (
+        found = (
             f"{names.format('does not beat')}: it is worse on {_listed(worse)} and better on {better} of 6."
         )
-    return f"{names.format('has not been shown to beat')}: better on {better} of 6, worse on none."
+    return f"{found} {no_room_sentence(comparison)}".rstrip()
+
+
+def no_room_sentence(comparison: Comparison) -> str:
+    """Why better on all six is out of reach under this preset, whatever the seeds; "" where it is not."""
+    full = [task.task for task in comparison.tasks if task.no_room]
+    if not full:
+        return ""
+    return (
+        f"Better on all six cannot be reached under {comparison.preset}: {comparison.baseline} is within the "
+        f"margin of 1 on {_listed(full)}, which leaves no room on {len(full)} of 6 tasks."
+    )
 
 
 def confirmation_sentence(confirmation: ConfirmationRecord) -> str:
@@ -205,6 +218,8 @@ def _words_sentence(comparison: Comparison, level: float) -> str:
 def _task_words(task: TaskComparison) -> str:
     if task.exact_settings and task.exact_settings == task.settings:
         return f"{task.task} (one function in every setting, no difference by construction)"
+    if task.no_room == "both":
+        return f"{task.task} {_task_numbers(task)} (no room: both within the margin of 1, no test needed)"
     more = f", about {task.more_seeds} more seeds" if task.more_seeds else ""
     return f"{task.task} {_task_numbers(task)}{more}"
 

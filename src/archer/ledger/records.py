@@ -15,6 +15,8 @@ TASKS = ("Compress", "Context Recall", "Fuzzy Recall", "Memorize", "Noisy Recall
 RunStatus = Literal["finished", "diverged", "crashed", "dropped"]
 """dropped: a race let it go before its end; it is no result, and may still be trained to its end."""
 Word = Literal["better", "worse", "same", "undecided"]
+NoRoom = Literal["", "above", "both"]
+"""Whether the ceiling of a task leaves room for a difference above the margin: see TaskComparison."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,9 @@ class TaskComparison:
 
     more_seeds: how many more seeds would likely decide it, for "undecided"; None where that cannot be said.
     p_adjusted: Holm over the six tasks. missing: runs without a score, in words, never averaged away.
+    no_room: "above" where the baseline lies within the margin of 1 in every setting and seed, so that the
+    candidate cannot be better by the margin; "both" where both rules do: the word is "same" by arithmetic
+    then, without a p-value, and low and high are the least and the most that the difference can be.
     """
 
     task: str
@@ -167,6 +172,7 @@ class TaskComparison:
     more_seeds: int | None = None
     exact_settings: int = 0
     missing: tuple[str, ...] = ()
+    no_room: NoRoom = ""
 
 
 @dataclass(frozen=True)
