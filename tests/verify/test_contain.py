@@ -208,6 +208,13 @@ def test_where_no_control_group_can_be_made_the_wall_says_so(tmp_path, monkeypat
         assert wall.detail.startswith("root,")
 
 
+def test_a_folder_for_control_groups_that_is_gone_keeps_nothing_from_starting(tmp_path, monkeypatch):
+    monkeypatch.setattr(control_group, "available", lambda: (tmp_path / "gone", "was there"))
+    with start([sys.executable, "-c", "print(1)"], scratch=tmp_path) as process:
+        assert list(process.lines()) == ["1"]
+        assert process.group is None
+
+
 def test_a_memory_bomb_ends(tmp_path, without):
     limits = Limits(memory_bytes=2**30, wall_seconds=20)
     _, ending = run("kept = []\nwhile True:\n    kept.append(bytearray(2**26))", tmp_path, without, limits)

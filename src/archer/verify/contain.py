@@ -279,10 +279,10 @@ def start(
     if "bubblewrap" in require and wrapper is None:
         raise WallMissing(f"required wall not available: bubblewrap ({_bubblewrap()[1]})")
     report_read, report_write = os.pipe()
-    groups = None if "process limit" in without else control_group.available()[0]
+    group = None if "process limit" in without else control_group.new(limits.tasks)
     given = {
         "limits": {**asdict(limits), "tasks": limits.tasks}, "gpu": gpu, "parent": os.getpid(),
-        "bubblewrap": wrapper is not None, "counted": groups is not None,
+        "bubblewrap": wrapper is not None, "counted": group is not None,
         "readable": [*read, *KERNEL_READABLE], "writable": write, "devices": devices, "report": report_write,
         "require": [name for name in require if name not in OUTER], "without": list(without),
     }  # fmt: skip
@@ -290,7 +290,6 @@ def start(
     if wrapper is not None:
         enclosed = [*_wrapped(wrapper, read, write, devices, scratch), *enclosed]
     variables = _environment(scratch, environment or {})
-    group = control_group.make(groups, limits.tasks) if groups is not None else None
     if group is not None:
         enclosed = [*control_group.entering(group), *enclosed]
     try:

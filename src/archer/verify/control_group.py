@@ -37,6 +37,14 @@ def available() -> tuple[Path | None, str]:
     return folder, "counted by the kernel in a control group"
 
 
+def new(most: int) -> Path | None:
+    """A new group for at most so many processes and threads, or None where none can be made."""
+    folder = available()[0]
+    with contextlib.suppress(OSError):
+        return make(folder, most) if folder is not None else None
+    return None
+
+
 def make(folder: Path, most: int) -> Path:
     """A new group for at most so many processes and threads. Raises OSError where that is not allowed."""
     group = folder / f"archer-{os.getpid()}-{secrets.token_hex(4)}"
