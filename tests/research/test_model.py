@@ -24,7 +24,7 @@ from archer.research.exchange import (
     fingerprint,
 )
 from archer.research.model import LEAST_ROOM, ModelResearcher, NoProposalError, choose_model, dollars_spent
-from archer.research.prompt import ROOM, question
+from archer.research.prompt import REMINDER, ROOM, question
 from archer.research.researcher import Researcher, ResearchError
 from archer.research.structured import StructuredResearcher
 from archer.rules import get_rule, load_rule
@@ -202,6 +202,11 @@ def test_what_only_the_user_can_mend_is_an_error_without_the_key(play, history_c
         (completion(answer()[:200], "length"), "truncated", "cut off"),
         (completion("{'code': broken"), "invalid", "No JSON object"),
         (completion("I'm sorry, but I cannot help with that."), "refused", "harmless"),
+        (
+            completion("I'm sorry for any confusion: readers unable to follow see page 3."),
+            "invalid",
+            "No JSON",
+        ),
         (completion("", "content_filter"), "refused", "filter"),
         (completion("   "), "empty", "empty"),
         (completion(answer(code=CODE.replace("retain", "forget"))), "wrong function", "`forget`"),
@@ -213,6 +218,7 @@ def test_what_only_the_user_can_mend_is_an_error_without_the_key(play, history_c
         (completion(answer(predictions={})), "invalid", "predictions lack Compress"),
         (completion(answer(predictions={t: [50, 40, 60] for t in TASKS})), "invalid", "outside 0 to 1"),
         (completion(answer(code=7)), "invalid", "code: Input should be a valid string"),
+        (completion('{"slot": "retain", "cites": 7}'), "invalid", "parent, name, code: Field required."),
     ],
 )
 def test_a_bad_answer_goes_back_with_a_sentence_and_is_counted(play, history_context, first, kind, says):
@@ -312,6 +318,20 @@ def test_what_a_small_model_really_answered(history_context, sources, line):
         with pytest.raises(Complaint) as caught:
             read_answer(recorded["text"], context)
         assert caught.value.kind in ("invalid", "wrong function")
+
+
+def test_the_last_line_of_a_question_asks_for_the_object(play, history_context):
+    researcher = play(completion("Papers are interesting."), completion(answer()))
+    researcher.propose(history_context)
+    first, second = (asked["messages"] for asked in researcher.server.asked)
+    assert first[-1]["content"].splitlines()[-1] == REMINDER
+    assert second[: len(first)] == first
+
+
+def test_a_sentence_about_many_faults_is_bounded(history_context):
+    with pytest.raises(Complaint) as caught:
+        read_answer(answer(predictions={f"{n} {'x' * 50}": [1, 2] for n in range(500)}), history_context)
+    assert len(caught.value.message) < 700
 
 
 def test_a_broken_object_is_told_where_it_breaks(history_context):

@@ -24,6 +24,9 @@ from archer.rules.rule import SLOTS
 CHANGEABLE = (*SLOTS, "step")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 LONGEST_CODE = 20_000
+LONGEST_PROBLEMS = 600
+"""Characters that say what is wrong with the form of an answer."""
+
 MOST_BRACES = 2_000
 """How many places of a text are tried when an object is looked for."""
 
@@ -32,6 +35,9 @@ LONGEST_HEAD, LONGEST_FUNCTION, MOST_STRETCHES = 20, 100, 400
 and pieces tried."""
 
 BEGINS_PYTHON = re.compile(r"@|#|(def|import|from)\b|\w+ *=")
+
+REFUSES = re.compile(r"\b((I'm|I am) sorry[,.]? (but|I)|I cannot|I can't|(I'm|I am) unable to)\b")
+"""How a refusal begins. Small models are sorry about anything, and call other things unable."""
 
 
 class Complaint(Exception):  # noqa: N818
@@ -132,14 +138,23 @@ def _read(text: str, context: Context) -> Draft:
     try:
         answer = Answer.model_validate(found)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the answer"
         raise Complaint(
-            "invalid", f"The JSON is not of the form asked for: {place}: {first['msg']}."
+            "invalid", f"The JSON is not of the form asked for: {_form_problems(error)}."
         ) from error
     _check_names(answer, context)
     code = strip_prose(answer.code, answer.slot)
     return Draft(answer, _rule_file(answer, code), _predictions(answer))
+
+
+def _form_problems(error: ValidationError) -> str:
+    """What is wrong with an object, all of it at once: an answer goes back only a few times."""
+    found: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False, include_input=False):
+        place = ".".join(map(str, problem["loc"])) or "the answer"
+        found.setdefault(problem["msg"], []).append(place)
+    return "; ".join(f"{', '.join(places)}: {message}" for message, places in found.items())[
+        :LONGEST_PROBLEMS
+    ]
 
 
 def _object(text: str) -> Any:
@@ -155,7 +170,7 @@ def _object(text: str) -> Any:
             found = read(said[start:])
             if isinstance(found, dict) and ("code" in found or "slot" in found):
                 return found
-    if re.search(r"\b(I'm sorry|I am sorry|I cannot|I can't|unable to)\b", said) and not starts:
+    if REFUSES.search(said) and not starts:
         raise Complaint("refused", "This is harmless research on small models; answer with the JSON object.")
     where = f": {_json_problem(said[starts[0] :])}" if starts else ""
     raise Complaint(

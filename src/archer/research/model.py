@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from archer.ledger.records import ProposalRecord, VerdictRecord
 from archer.research.answer import Complaint, Draft, read_answer
 from archer.research.exchange import RETRIED, Failure, Kind, Message, Reply, Transport
-from archer.research.prompt import INSTRUCTIONS, ROOM, question
+from archer.research.prompt import INSTRUCTIONS, REMINDER, ROOM, question
 from archer.research.researcher import Context, Researcher, ResearchError, proposal_id
 from archer.research.structured import StructuredResearcher
 
@@ -120,7 +120,7 @@ class ModelResearcher:
                     raise
 
     def _discuss(self, context: Context, facts: str, spent: _Spent) -> Draft:
-        messages = [Message("system", INSTRUCTIONS), Message("user", facts)]
+        messages = [Message("system", INSTRUCTIONS), Message("user", f"{facts}\n\n{REMINDER}")]
         for turn in range(1 + RETURNS):
             try:
                 reply = self._ask(messages, spent)

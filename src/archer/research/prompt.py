@@ -61,6 +61,9 @@ Answer with ONE JSON object and nothing else:
  "predictions": {{task: [score, low, high]}} with a 90% interval for each of {", ".join(TASKS)},
  "cites": [ids of paper cards]}}"""
 
+REMINDER = 'Answer now with the one JSON object, beginning with {"parent":'
+"""The last line of a question. Without it small models go on writing about what stands last, the papers."""
+
 
 def question(context: Context, room: int = ROOM) -> str:
     """The facts that a proposal may rest on, in at most `room` characters."""
