@@ -46,7 +46,8 @@ def make_run(
     effective = {"setting": asdict(setting), "recipe": {"chunk_size": 32}}
     return RunRecord(
         key=f"{rule}/{preset}/{setting.name}/{seed}", rule=rule, rule_hash=rule_hash, task=setting.task,
-        setting=setting.name, learning_rate=PRESETS[preset].learning_rates[0], weight_decay=0.0, seed=seed,
+        setting=setting.name, learning_rate=PRESETS[preset].learning_rates[0],
+        weight_decay=PRESETS[preset].weight_decays[0], seed=seed,
         preset=preset, status="finished", mad=score, held_out=score, validation=score, epochs=2,
         parameters=1000, wall_seconds=1.0, device="cpu", revision="r",
         finished_at=f"2026-01-0{1 + seed}T00:00:00+00:00", curve=curve, effective=effective,

@@ -52,7 +52,8 @@ def make_run(rule: str, index: int = 0, seed: int = 0, score: float = 0.5, **cha
     key = f"{rule}/{setting.name}/{seed}/{changes.get('preset', '')}"
     run = RunRecord(
         key=key, rule=rule, rule_hash=get_rule(rule).hash, task=setting.task, setting=setting.name,
-        learning_rate=5e-4, weight_decay=0.0, seed=seed, preset="quick", status="finished", mad=score,
+        learning_rate=QUICK.learning_rates[0], weight_decay=QUICK.weight_decays[0], seed=seed, preset="quick",
+        status="finished", mad=score,
         held_out=score, validation=score, epochs=60, parameters=SIZES.get(rule, 669_384),
         wall_seconds=15.0, device="a card", revision="r", finished_at="2026-01-01",
     )  # fmt: skip
@@ -60,7 +61,7 @@ def make_run(rule: str, index: int = 0, seed: int = 0, score: float = 0.5, **cha
 
 
 def test_training_speed_is_the_time_of_a_step_on_its_device():
-    steps = 60 * 25  # 3,200 examples in batches of 128
+    steps = 60 * 100  # 12,800 examples in batches of 128
     assert step_seconds([make_run("delta_net")]) == {"a card": pytest.approx(15 / steps)}
     twice = [make_run("delta_net"), make_run("delta_net", seed=1, wall_seconds=45.0)]
     assert step_seconds(twice) == {"a card": pytest.approx(30 / steps)}
