@@ -94,13 +94,20 @@ def test_too_few_planned_seeds_are_refused() -> None:
         begin(UntilDecided(), seeds=(1, 2, 3))
 
 
-def test_real_runs_are_looked_at_exactly_as_simulated_ones() -> None:
-    plain = [NoiseFloor(task, 0.02, 12, "made up", 1, 0.02, heterogeneity=6.0) for task in TASKS]
-    policy = UntilDecided(looks=(1, 2, 4))
-    drawn = draw(plain, Design("", (1,), 4), 0.06, replicates=12, generator=np.random.default_rng(11))
+@pytest.mark.parametrize(
+    ("levels", "truth", "sd"), [(None, 0.06, 0.02), ([0.998] * 3 + [0.9] * 3, -0.004, 0.005)]
+)
+def test_real_runs_are_looked_at_exactly_as_simulated_ones(
+    levels: list[float] | None, truth: float, sd: float
+) -> None:
+    """With levels: three tasks near the ceiling, where some seeds lie at it and some do not."""
+    plain = [NoiseFloor(task, sd, 12, "made up", 1, sd, heterogeneity=6.0) for task in TASKS]
+    policy, random = UntilDecided(looks=(1, 2, 4)), np.random.default_rng(11)
+    drawn = draw(plain, Design("", (1,), 4), truth, replicates=12, generator=random, levels=levels)
     stopped = judge_sequentially(drawn, policy)
     words, seeds = stopped.words, stopped.seeds
     assert len(set(words.ravel().tolist())) > 1
+    assert levels is None or 0.1 < stopped.closed[:, :3].mean() < 0.9
     for index in range(12):
         floors = {
             task: NoiseFloor(
@@ -110,7 +117,10 @@ def test_real_runs_are_looked_at_exactly_as_simulated_ones() -> None:
         }
 
         def score(rule: str, task: str, setting: str, seed: int, index: int = index) -> float:
-            return 0.5 + (rule == "a") * float(drawn.values[seed, index, TASKS.index(task)])
+            where = seed, index, TASKS.index(task)
+            if drawn.scores is not None:
+                return float(drawn.scores["ab".index(rule)][where])
+            return 0.5 + (rule == "a") * float(drawn.values[where])
 
         found = decide_sequentially(Lab(score).measure, "a", "b", preset="full", policy=policy, noise=floors)
         assert found.comparison is not None

@@ -25,8 +25,6 @@ from archer.ledger.records import TASKS, Comparison, NoRoom, RunRecord, TaskComp
 
 MEAN = "Mean"
 
-ANYTHING = (-math.inf, math.inf)
-
 Interval = Literal["moderated", "resampled", "resampled over settings"]
 
 
@@ -49,7 +47,7 @@ class Paired:
     blocked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cells: tuple[tuple[float, ...], ...] = ()
-    possible: tuple[float, float] = ANYTHING
+    possible: tuple[float, float] = statistics.ANYTHING
 
     @property
     def settings(self) -> int:
@@ -354,7 +352,7 @@ def _mean_of(pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor]) -> tuple[
         sum(pair.trained for pair in pairs),
         sum(pair.exact for pair in pairs),
         blocked,
-        possible=(lowest, highest) if still and not moving else ANYTHING,
+        possible=(lowest, highest) if still and not moving else statistics.ANYTHING,
     )
     return mean, _mean_evidence(mean, moving, noise, len(pairs))
 
@@ -397,8 +395,8 @@ def _describe(pair: Paired, given: statistics.Evidence, level: float) -> TaskCom
         return replace(empty, difference=difference, missing=(*empty.missing, note))
     low, high = statistics.interval(given.difference, error, moderated.degrees_of_freedom, level)
     p_value = statistics.two_sided_p(given.difference, error, moderated.degrees_of_freedom)
-    low, high = max(float(low), pair.possible[0]), min(float(high), pair.possible[1])
-    return replace(empty, difference=difference, low=low, high=high, p_value=float(p_value))
+    low, high = statistics.within(low, high, pair.possible)
+    return replace(empty, difference=difference, low=float(low), high=float(high), p_value=float(p_value))
 
 
 def _give_word(
@@ -420,9 +418,7 @@ def _give_word(
     moderated = statistics.moderate(given)
     error = statistics.standard_error(given, moderated)
     equal = statistics.equivalence_p(given.difference, error, moderated.degrees_of_freedom, margin)
-    excluded = math.isfinite(pair.possible[int(given.difference > 0)])  # no room on this side
-    counts = np.asarray(1.0 if excluded else p_adjusted)
-    word = str(statistics.words(given.difference, counts, equal, alpha))
+    word = str(statistics.words(given.difference, np.asarray(p_adjusted), equal, alpha, pair.possible))
     extra = statistics.more_seeds(given, margin, alpha, family) if word == "undecided" else None
     return replace(found, p_adjusted=p_adjusted, word=word, more_seeds=extra)  # type: ignore[arg-type]
 

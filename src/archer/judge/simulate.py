@@ -56,11 +56,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Simulated differences `[seeds, replicates, tasks]`, and what the judge is told of their variance."""
+    """Simulated differences `[seeds, replicates, tasks]`, and what the judge is told of their variance.
+
+    scores: of candidate and baseline, each shaped as values, where the ceiling of the tasks is simulated.
+    """
 
     values: Array
     known: Array
     weight: Array
+    scores: tuple[Array, Array] | None = None
 
 
 def draw(
@@ -73,12 +77,15 @@ def draw(
     alike: bool = False,
     correlation: float = 0.0,
     prior: bool = True,
+    levels: Any = None,
 ) -> Drawn:
     """`replicates` comparisons with true differences `truth` (broadcast to the tasks).
 
     The variance of each rule pair is drawn around the floor's as `heterogeneity` says (all equal, if alike);
     the known variance that the judge is given is an estimate with the floor's degrees of freedom, drawn anew
     each time. correlation: of the noise of any two tasks. prior: False to give the judge no known noise.
+    levels: the baseline's true score on each task; both scores are then drawn around theirs, and none
+    exceeds 1. Without levels the ceiling is far.
     """
     settings = np.broadcast_to(design.settings, len(floors))
     expected = np.asarray(
@@ -92,10 +99,16 @@ def draw(
         variance = np.where(
             np.isfinite(unlike), expected * unlike / _chi2(generator, unlike, shape), expected
         )
-    values = np.asarray(truth) + np.sqrt(variance) * _noise(generator, (design.seeds, *shape), correlation)
+    noise = np.sqrt(variance) * _noise(generator, (design.seeds, *shape), correlation)
+    values, scores = np.asarray(truth) + noise, None
+    if levels is not None:
+        rest = np.sqrt(variance) * _noise(generator, (design.seeds, *shape), correlation)
+        own = [(rest + noise) / 2 + truth, (rest - noise) / 2]  # independent, each with half of the variance
+        ours, theirs = (np.minimum(np.asarray(levels) + one, 1.0) for one in own)
+        values, scores = ours - theirs, (ours, theirs)
     known = expected * _chi2(generator, freedom, shape) / freedom
     weight = np.asarray([floor.weight() for floor in floors]) if prior else np.zeros(len(floors))
-    return Drawn(values, known, weight)
+    return Drawn(values, known, weight, scores)
 
 
 def simulate(
@@ -186,12 +199,16 @@ def judge(given: Evidence, *, margin: float = 0.01, level: float = 0.95) -> Judg
 
 @dataclass(frozen=True)
 class Stopped:
-    """Sequential verdicts on simulated comparisons when they stopped, each `[replicates, tasks]`."""
+    """Sequential verdicts on simulated comparisons when they stopped, each `[replicates, tasks]`.
+
+    closed: judged by arithmetic, at the ceiling; low and high are then what is possible, not an interval.
+    """
 
     words: NDArray[np.str_]
     seeds: Array
     low: Array
     high: Array
+    closed: Array
 
     def coverage(self, truth: Any) -> Array:
         """How often each task's interval held the true difference, `[tasks]`."""
@@ -204,25 +221,39 @@ def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> Stopped:
     What sequential.look does, on arrays: a decided task keeps its word and counts as 0 or 1 in Holm.
     """
     shape = drawn.values.shape[1:]
-    stopped = Stopped(np.full(shape, "undecided", dtype="<U9"), *(np.zeros(shape) for _ in range(3)))
+    stopped = Stopped(np.full(shape, "undecided", dtype="<U9"), *(np.zeros(shape) for _ in range(4)))
     for index, seeds in enumerate(policy.looks):
         alpha, decided = policy.alpha(index), stopped.words
         given = from_values(drawn.values[:seeds], drawn.known, drawn.weight)
         moderated = statistics.moderate(given)
         freedom, error = moderated.degrees_of_freedom, statistics.standard_error(given, moderated)
+        possible = _possible(drawn, seeds, policy.margin)
+        closed = np.isfinite(possible[0]) & np.isfinite(possible[1])
         raw = statistics.two_sided_p(given.difference, error, freedom)
+        raw = np.where(closed, np.nan, raw)
         raw = np.select([np.isin(decided, ("better", "worse")), decided == "same"], [0.0, 1.0], raw)
         equal = statistics.equivalence_p(given.difference, error, freedom, policy.margin)
-        found = statistics.words(given.difference, statistics.holm(raw), equal, alpha)
+        found = statistics.words(given.difference, statistics.holm(raw), equal, alpha, possible)
         low, high = statistics.interval(given.difference, error, freedom, policy.interval_level)
+        low, high = statistics.within(low, high, possible)
         still_open = decided == "undecided"
         stopped = Stopped(
             np.where(still_open, found, decided),
             np.where(still_open, seeds, stopped.seeds),
             np.where(still_open, low, stopped.low),
             np.where(still_open, high, stopped.high),
+            np.where(still_open, closed, stopped.closed),
         )
     return stopped
+
+
+def _possible(drawn: Drawn, seeds: int, margin: float) -> statistics.Possible:
+    """The least and the most that each difference can be, as `comparison.pair_task` finds them."""
+    if drawn.scores is None:
+        return np.full(drawn.values.shape[1:], -np.inf), np.full(drawn.values.shape[1:], np.inf)
+    room = [1 - score[:seeds] for score in drawn.scores]
+    below, above = (np.where(np.all(one <= margin, axis=0), one.mean(axis=0), np.inf) for one in room)
+    return -below, above
 
 
 def designs(settings: Mapping[str, int], tasks: Sequence[str]) -> tuple[Design, ...]:

@@ -23,6 +23,11 @@ RESOLUTION = 1e-4
 OUTLYING = 0.01
 """Own noise so far above the known noise that chance would show it this rarely is not shrunk towards it."""
 
+Possible = tuple[Any, Any]
+"""The least and the most that a difference can be; infinite where the ceiling of the task is far."""
+
+ANYTHING: Possible = (-np.inf, np.inf)
+
 MOST_SEEDS = 64
 """`more_seeds` beyond this is not promised: None."""
 
@@ -117,15 +122,30 @@ def holm(p_values: Any) -> Array:
     return np.where(np.isnan(raw), np.nan, adjusted)
 
 
-def words(difference: Array, p_adjusted: Array, p_equivalence: Array, alpha: float) -> NDArray[np.str_]:
-    """better, worse, same or undecided. A difference that is certain but tiny is still better or worse:
-    near the ceiling of a task no larger one is possible."""
+def words(
+    difference: Array, p_adjusted: Array, p_equivalence: Array, alpha: float, possible: Possible = ANYTHING
+) -> NDArray[np.str_]:
+    """better, worse, same or undecided. A difference that is certain but smaller than the margin is still
+    better or worse, but not on a side where the ceiling leaves no room for more: what lies between two scores
+    there says when training stopped."""
+    lowest, highest = map(np.isfinite, possible)
     certain = p_adjusted <= alpha
     return np.select(
-        [certain & (difference > 0), certain & (difference < 0), p_equivalence <= alpha],
+        [
+            certain & (difference > 0) & ~highest,
+            certain & (difference < 0) & ~lowest,
+            (p_equivalence <= alpha) | (lowest & highest),
+        ],
         ["better", "worse", "same"],
         "undecided",
     )
+
+
+def within(low: Array, high: Array, possible: Possible) -> tuple[Array, Array]:
+    """The interval without what the ceiling excludes; where it closes both sides, all that is possible."""
+    lowest, highest = map(np.asarray, possible)
+    both = np.isfinite(lowest) & np.isfinite(highest)
+    return np.where(both, lowest, np.maximum(low, lowest)), np.where(both, highest, np.minimum(high, highest))
 
 
 def more_seeds(given: Evidence, margin: float, alpha: float, family: int, power: float = 0.8) -> int | None:
