@@ -75,6 +75,7 @@ def tidy(device: torch.device) -> None:
     """Memory as if nothing had been measured before."""
     gc.collect()
     if device.type == "cuda":
+        torch.cuda.init()  # before that there are no statistics to reset, and asking for it is an error
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -38,7 +38,14 @@ def known(preset: str) -> dict[str, object]:
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plan for a training process."""
     preset = get_preset(arguments.preset)
-    settings = [s for s in preset.settings if not arguments.tasks or s.slug in arguments.tasks]
+    asked = {*arguments.tasks, *arguments.settings}
+    settings = [s for s in preset.settings if not asked or {s.slug, s.name} & asked]
+    unknown = asked - {name for s in preset.settings for name in (s.slug, s.name)}
+    if unknown:
+        raise SystemExit(
+            f"{preset.name} has no task or setting {', '.join(sorted(unknown))}; it has: "
+            f"{', '.join(s.name for s in preset.settings)}"
+        )
     runs = [
         run
         for name in arguments.rules
@@ -91,6 +98,7 @@ def main() -> None:
     asking.add_argument("preset")
     asking.add_argument("rules", nargs="+")
     asking.add_argument("--tasks", nargs="*", default=[])
+    asking.add_argument("--settings", nargs="*", default=[], help="by name, as compress-v16-t32-n800")
     asking.add_argument("--seeds", type=int, default=1)
     asking.add_argument("--seconds", type=float, default=None)
     asking.add_argument("--race", action="store_true", help="drop grid points that lose clearly")

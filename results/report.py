@@ -1,23 +1,26 @@
 """Writes the tables and figures of docs/results.md anew from results/<preset>.csv.
 
     python results/report.py            # the blocks between markers, and docs/images/results-*.svg
-    python results/report.py --check    # exit status 1 where the page is not what the tables say
+    python results/report.py --check    # exit status 1 where a page is not what the tables say
 
 The words around the blocks are written by hand. A block stands between `<!-- results: NAME -->` and
-`<!-- end: NAME -->`; NAME is a preset or `agreement`. Tables may be incomplete or absent: what is missing is
-named, and so is every run that does not count.
+`<!-- end: NAME -->`; NAME is a preset, `agreement`, or, in README.md, `main`. Tables may be incomplete or
+absent: what is missing is named, and so is every run that does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from archer.errors import UserError
+from archer.fleet.run import Recipe
 from archer.judge import compare
 from archer.ledger import ScoreRow, builtin_history, chosen_runs, read_runs
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
@@ -29,10 +32,11 @@ from archer.report.svg import standalone
 from archer.rules import BASE, REFERENCE, resolve_history_name
 
 HERE = Path(__file__).parent
-MEAN, ABSENT = "Mean", "\u2013"
+MEAN, ABSENT, MAIN = "Mean", "\u2013", "main"
 HISTORY = "fifteen_trials"
 """The table of earlier results that has every rule under one protocol."""
 
+SOLVED = Recipe().stop_accuracy
 NOTABLE = 0.05
 """An earlier difference below this is not a claim: eight rules that are one function differ there by 0.02."""
 
@@ -58,20 +62,25 @@ def main() -> None:
         if path.stem not in PRESETS:
             print(f"not read: {path.name} is the table of no preset")
     if arguments.check and not current:
-        sys.exit("docs/results.md is not what the tables say: run `python results/report.py`")
+        sys.exit("docs/results.md or README.md is not what the tables say: run `python results/report.py`")
 
 
 def write(results: Path, docs: Path, check: bool = False) -> bool:
     """Whether the page was current; unless it is only checked, it is afterwards. Raises UserError."""
     tables = read_tables(results)
-    page = docs / "results.md"
-    before = page.read_text(encoding="utf-8")
-    after = before
-    for name, block in blocks(tables, places(before)).items():
-        after = put(after, name, block)
+    page, front = docs / "results.md", docs.parent / "README.md"
+    before = {page: page.read_text(encoding="utf-8")}
+    if front.exists():
+        before[front] = front.read_text(encoding="utf-8")
+    after = dict(before)
+    for name, block in blocks(tables, places(before[page])).items():
+        after[page] = put(after[page], name, block)
+    if MAIN in places(before.get(front, "")):
+        after[front] = put(after[front], MAIN, main_block(tables))
     if not check:
         _draw(tables, docs / "images")
-        page.write_text(after, encoding="utf-8")
+        for path, text in after.items():
+            path.write_text(text, encoding="utf-8")
     return after == before
 
 
@@ -164,12 +173,27 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     tasks = [task for task in TASKS if any(run.task == task for run in runs)]
     yield _what(table)
     yield _table(["rule", *tasks, "mean", "seeds"], [_scores(row, tasks, history) for row in rows])
-    yield f"In brackets the history's score. {ABSENT}: some of the task's settings lack a run."
+    yield (
+        "In brackets the history's score, a mean over all settings of the task. "
+        f"{ABSENT}: some of the task's settings lack a run."
+    )
     for task in tasks:
-        settings = [setting.name for setting in PRESETS[name].settings if setting.task == task]
-        if len(settings) > 1:
+        trained = {run.setting for run in runs}
+        settings = [one.name for one in PRESETS[name].settings if one.task == task and one.name in trained]
+        if sum(one.task == task for one in PRESETS[name].settings) > 1:
             yield f"{task}, setting by setting:"
             yield _table(["rule", *_short(settings)], [_by_setting(row.rule, runs, settings) for row in rows])
+    solved = [task for task in tasks if any(_epochs_until_solved(row.rule, task, runs) for row in rows)]
+    if solved:
+        yield (
+            f"Epochs until a grid point reached {SOLVED:g} and stopped, the median over settings and seeds "
+            f"(a description, of which no test is made; {ABSENT}: one of them was not solved):"
+        )
+        lines = [
+            [f"`{row.rule}`", *(_epochs_until_solved(row.rule, t, runs) or ABSENT for t in solved)]
+            for row in rows
+        ]
+        yield _table(["rule", *solved], [line for line in lines if set(line[1:]) != {ABSENT}])
     compared = comparisons(name, runs)
     if compared:
         yield f"Minus {BASE}, with 95% intervals; in brackets what the history said, and whether that holds:"
@@ -201,12 +225,14 @@ def _order(row: ScoreRow) -> tuple[bool, bool, bool, float, str]:
 
 def _what(table: Table) -> str:
     runs = table.runs
-    lost = sum(run.status != "finished" for run in runs)
+    dropped = sum(run.status == "dropped" for run in runs)
+    lost = sum(run.status != "finished" for run in runs) - dropped
+    raced = f"{dropped} of them dropped by the race, " if dropped else ""
     known = sorted({run.revision for run in runs if run.revision})
     revisions = f"{'revision' if len(known) == 1 else 'the revisions'} {', '.join(known)}"
     left_out = "".join(f" Left out: {number} runs {reason}." for reason, number in table.left_out.items())
     return (
-        f"{len(runs):,} runs of {len({run.rule for run in runs})} rules, {lost} of them without a score, on "
+        f"{len(runs):,} runs of {len({run.rule for run in runs})} rules, {raced}{lost} without a score, on "
         f"{' and '.join(sorted({run.device for run in runs if run.device}))}; "
         f"{sum(run.wall_seconds for run in runs) / 60:,.1f} minutes of training. "
         f"Trained by {revisions}.{left_out}"
@@ -230,6 +256,16 @@ def _by_setting(rule: str, runs: Sequence[RunRecord], settings: Sequence[str]) -
     return [f"`{rule}`", *cells]
 
 
+def _epochs_until_solved(rule: str, task: str, runs: Sequence[RunRecord]) -> str:
+    """The median over settings and seeds of the fewest epochs; "" where one of them was not solved."""
+    epochs: dict[tuple[str, int], list[int]] = {}
+    for run in runs:
+        if (run.rule, run.task) == (rule, task):
+            reached = run.status == "finished" and run.epochs < PRESETS[run.preset].epochs
+            epochs.setdefault((run.setting, run.seed), []).extend([run.epochs] if reached else [])
+    return f"{median(min(found) for found in epochs.values()):g}" if epochs and all(epochs.values()) else ""
+
+
 def _short(settings: Sequence[str]) -> list[str]:
     """Names of settings without the parts that all of them share."""
     parts = [name.split("-") for name in settings]
@@ -242,7 +278,19 @@ def comparisons(name: str, runs: Sequence[RunRecord]) -> tuple[Comparison, ...]:
     rules = dict.fromkeys(run.rule for run in runs)
     if BASE not in rules:
         return ()
-    return tuple(compare(runs, rule, BASE, preset=name) for rule in sorted(rules) if rule != BASE)
+    scores = {row.rule: row.scores for row in preset_scores(runs, name)}
+    compared = (compare(runs, rule, BASE, preset=name) for rule in sorted(rules) if rule != BASE)
+    return tuple(_of_whole_tasks(c, scores) for c in compared)
+
+
+def _of_whole_tasks(comparison: Comparison, scores: Mapping[str, Mapping[str, float | None]]) -> Comparison:
+    """Without the differences of tasks of which either rule lacks a setting: the history has whole tasks."""
+    own, base = scores[comparison.candidate], scores[BASE]
+    lines = (
+        line if None not in (own[line.task], base[line.task]) else replace(line, difference=None)
+        for line in comparison.tasks
+    )
+    return replace(comparison, tasks=tuple(lines))
 
 
 def _difference(comparison: Comparison, task: str, history: Scores) -> str:
@@ -268,6 +316,38 @@ def holds(line: TaskComparison, earlier: float | None) -> str:
     if line.word not in ("better", "worse"):
         return "open" if line.word == "undecided" else "contradicted"
     return "confirmed" if (line.word == "better") == (earlier > 0) else "contradicted"
+
+
+# The main table
+
+
+def main_block(tables: Mapping[str, Table]) -> str:
+    """Of each task the dearest preset under which both references have all of it, and every rule that has
+    most of these tasks."""
+    known = {
+        name: {row.rule: row.scores for row in preset_scores(table.runs, name)}
+        for name, table in tables.items()
+    }
+    found: dict[str, str] = {}
+    for task, name in itertools.product(TASKS, known):  # from cheap to dear
+        if all(known[name].get(rule, {}).get(task) is not None for rule in (BASE, REFERENCE)):
+            found[task] = name
+    columns = {
+        task: {rule: scores[task] for rule, scores in known[name].items()} for task, name in found.items()
+    }
+    rules = dict.fromkeys(
+        rule for scores in columns.values() for rule, value in scores.items() if value is not None
+    )
+    whole = [
+        rule
+        for rule in rules
+        if 2 * sum(column.get(rule) is not None for column in columns.values()) > len(columns)
+    ]
+    order = sorted(whole, key=lambda rule: (rule != BASE, rule != REFERENCE, rule))
+    rows = [
+        [f"`{rule}`", *(score(column.get(rule), ABSENT) for column in columns.values())] for rule in order
+    ]
+    return _table(["rule", *(f"{task} ({name})" for task, name in found.items())], rows)
 
 
 # How well the small presets predict
