@@ -26,7 +26,7 @@ from archer.ledger import ScoreRow, builtin_history, chosen_runs, read_runs
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
 from archer.mad.presets import PRESETS
 from archer.report import charts
-from archer.report.agreement import agreements, in_words, preset_scores
+from archer.report.agreement import agreement, agreements, in_words, preset_scores
 from archer.report.numbers import interval, is_number, score, signed
 from archer.report.svg import standalone
 from archer.rules import BASE, REFERENCE, resolve_history_name
@@ -35,6 +35,9 @@ HERE = Path(__file__).parent
 MEAN, ABSENT, MAIN = "Mean", "\u2013", "main"
 HISTORY = "fifteen_trials"
 """The table of earlier results that has every rule under one protocol."""
+
+LEVEL = 0.01
+"""Rules whose scores all lie within this are in no order: it is the margin of "same"."""
 
 SOLVED = Recipe().stop_accuracy
 NOTABLE = 0.05
@@ -177,6 +180,9 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
         "In brackets the history's score, a mean over all settings of the task. "
         f"{ABSENT}: some of the task's settings lack a run."
     )
+    order = [line for task in tasks if (line := _order_of_history(name, task, rows, history))]
+    if order:
+        yield f"Kendall's correlation with the history's order, where rules differ: {'; '.join(order)}."
     for task in tasks:
         trained = {run.setting for run in runs}
         settings = [one.name for one in PRESETS[name].settings if one.task == task and one.name in trained]
@@ -204,6 +210,18 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     missing = list(_missing(name, rows))
     if missing:
         yield "\n".join(["Not there yet:", "", *missing])
+
+
+def _order_of_history(name: str, task: str, rows: Sequence[ScoreRow], history: Scores) -> str:
+    """How far the order of rules on a task is the history's; "" where all that both know are level."""
+    known = {row.rule: (row.scores[task], history.get(row.rule, {}).get(task)) for row in rows}
+    both = {
+        rule: (ours, then) for rule, (ours, then) in known.items() if ours is not None and then is not None
+    }
+    ours = [pair[0] for pair in both.values()]
+    if len(both) < 2 or max(ours) - min(ours) < LEVEL:
+        return ""
+    return f"{task} {in_words(agreement(name, HISTORY, task, both))}"
 
 
 def _missing(name: str, rows: Sequence[ScoreRow]) -> Iterator[str]:

@@ -8,7 +8,7 @@ its interval would have no width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def agreements(runs: Sequence[RunRecord], first: str, second: str) -> tuple[Agre
     for task in (*TASKS, MEAN):
         pairs = {rule: tuple(_score(table[rule], task) for table in tables) for rule in both}
         known = {rule[0]: pair for rule, pair in pairs.items() if None not in pair}
-        found.append(_agreement(first, second, task, known))  # type: ignore[arg-type]
+        found.append(agreement(first, second, task, known))  # type: ignore[arg-type]
     return tuple(found)
 
 
@@ -66,7 +66,8 @@ def _score(row: ScoreRow, task: str) -> float | None:
     return row.mean if task == MEAN else row.scores[task]
 
 
-def _agreement(first: str, second: str, task: str, known: dict[str, tuple[float, float]]) -> Agreement:
+def agreement(first: str, second: str, task: str, known: Mapping[str, tuple[float, float]]) -> Agreement:
+    """Of two lists of scores. known: each rule's score in the first and in the second."""
     rules = tuple(known)
     tau = kendall([pair[0] for pair in known.values()], [pair[1] for pair in known.values()])
     if len(rules) < LEAST_RULES or tau is None:
