@@ -244,8 +244,9 @@ def test_a_bad_answer_goes_back_with_a_sentence_and_is_counted(play, history_con
         answer().replace('", ', '",\n').replace('"],', '",],'),
         f"The proposal is {json.loads(answer())!r}",
         json.dumps({"proposal": json.loads(answer())}),
+        f"The state S_{{t-1}} never fades, so: {answer()[:-1]},}}",
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_prose_around_the_answer_or_the_code_does_no_harm(play, history_context, text):
     proposal = play(completion(text)).propose(history_context)
@@ -302,6 +303,7 @@ def test_an_answer_gone_wild_is_a_complaint_and_soon(history_context, text):
 
 
 RECORDED = Path(__file__).with_name("answers_of_a_small_model.jsonl")
+PRETRAINED = Path(__file__).with_name("answers_of_smollm2_135m.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -318,6 +320,15 @@ def test_what_a_small_model_really_answered(history_context, sources, line):
         with pytest.raises(Complaint) as caught:
             read_answer(recorded["text"], context)
         assert caught.value.kind in ("invalid", "wrong function")
+
+
+@pytest.mark.parametrize("line", PRETRAINED.read_text(encoding="utf-8").splitlines(), ids=range(24))
+def test_what_a_pretrained_small_model_really_answered(history_context, line):
+    """Answers of SmolLM2-135M-Instruct to questions and complaints, with a part of what they are told."""
+    recorded = json.loads(line)
+    with pytest.raises(Complaint, match=recorded["says"]) as caught:
+        read_answer(recorded["text"], history_context)
+    assert caught.value.kind == recorded["kind"]
 
 
 def test_the_last_line_of_a_question_asks_for_the_object(play, history_context):

@@ -36,6 +36,9 @@ and pieces tried."""
 
 BEGINS_PYTHON = re.compile(r"@|#|(def|import|from)\b|\w+ *=")
 
+BEGINS_OBJECT = re.compile(r"\{\s*([\"'}]|\w+\s*:)")
+"""A brace that begins an object, not the {t-1} of an equation."""
+
 REFUSES = re.compile(r"\b((I'm|I am) sorry[,.]? (but|I)|I cannot|I can't|(I'm|I am) unable to)\b")
 """How a refusal begins. Small models are sorry about anything, and call other things unable."""
 
@@ -165,14 +168,16 @@ def _object(text: str) -> Any:
     """
     said = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
     starts = [match.start() for match in re.finditer(r"\{", said)][:MOST_BRACES]
+    begun = BEGINS_OBJECT.search(said)
+    firsts = [begun.start()] if begun else []
     for read in (_strictly, _mended, _as_python):
-        for start in starts if read is _strictly else starts[:1]:
+        for start in starts if read is _strictly else firsts:
             found = read(said[start:])
             if isinstance(found, dict) and ("code" in found or "slot" in found):
                 return found
-    if REFUSES.search(said) and not starts:
+    if REFUSES.search(said) and not begun:
         raise Complaint("refused", "This is harmless research on small models; answer with the JSON object.")
-    where = f": {_json_problem(said[starts[0] :])}" if starts else ""
+    where = f": {_json_problem(said[begun.start() :])}" if begun else ""
     raise Complaint(
         "invalid",
         f"No JSON object with `code` was found{where}; answer with one JSON object and nothing else.",
