@@ -16,12 +16,13 @@ from archer.cycle import Watcher, bench, try_rule
 from archer.cycle.again import bench_again
 from archer.cycle.laboratory import open_laboratory
 from archer.cycle.measuring import Judging
+from archer.cycle.reach import Reach
 from archer.cycle.training import Resources, TimeIsUp, run_record
 from archer.errors import UserError
 from archer.fleet.launch import Crash
 from archer.fleet.run import Run
 from archer.ledger import Ledger
-from archer.ledger.records import RunRecord
+from archer.ledger.records import TASKS, RunRecord
 from archer.verify import verify_contained
 
 PLAIN = Resources(walls=False)
@@ -322,6 +323,23 @@ def test_the_reference_of_a_bench_may_be_a_file(world: Any, forgets: Path, tmp_p
     world(winning(0.9))
     result = bench(["decay"], tmp_path / "project", preset=RANKING, reference=str(forgets))
     assert [(one.candidate, one.baseline) for one in result.comparisons] == [("decay", "forgets")]
+
+
+def test_a_cycle_and_the_table_print_one_noise(world: Any, forgets: Path, tmp_path: Path) -> None:
+    """Where sequences are short, decay is delta_net, and its runs there repeat delta_net's."""
+    world(winning(0.9))
+    settings = (*SETTINGS[:3], replace(SETTINGS[3], length=8), *SETTINGS[4:])
+    project, preset = tmp_path / "project", tiny(ranks=True, seeds=3, settings=settings)
+    first = bench(["decay", "delta_net"], project, preset=preset)
+    tried = try_rule(forgets, project, preset=preset)
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        floors = Reach(ledger, ledger.runs()).noise()
+    printed = {task: floors[task].score_sd(1) for task in TASKS}
+    assert any("one function" in floor.source for floor in floors.values())
+    assert tried.verdict is not None
+    assert tried.verdict.noise_floor == pytest.approx(printed)
+    assert first.facts is not None
+    assert set(first.facts.floors) == set(TASKS)
 
 
 def test_an_impossible_number_of_seeds_is_refused() -> None:

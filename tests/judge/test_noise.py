@@ -99,6 +99,16 @@ def test_rules_of_one_function_are_repeats() -> None:
     assert "one function" in floors["Memorize"].source
 
 
+def test_copies_that_stand_in_for_runs_repeat_nothing() -> None:
+    """Else a rule that is its parent in a setting would show that the noise is zero."""
+    parent = make_runs("ab", lambda rule, task, setting, seed: 0.5 + 0.01 * seed * (rule == "a"), settings=2)
+    copies = [replace(run, rule="child", key=f"{run.key}=") for run in parent if run.rule == "a"]
+    groups = [Duplicate(run.task, run.setting, frozenset(("a", "child"))) for run in parent if run.seed == 0]
+    assert estimate_variance([*parent, *copies], groups) == estimate_variance(parent)
+    trained = [replace(run, key=run.key.rstrip("=")) for run in copies]
+    assert estimate_variance([*parent, *trained], groups) != estimate_variance(parent)
+
+
 def test_excluded_rules_do_not_vouch_for_themselves() -> None:
     runs = components("abcd", 4, cell=0.02, data=0.0, shared=0.0)
     loud = [replace(run, held_out=float(run.seed % 2)) if run.rule in "cd" else run for run in runs]

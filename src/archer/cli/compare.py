@@ -141,7 +141,7 @@ def _compare(
 ) -> tuple[tuple[Comparison, ...], dict[str, NoiseFloor]]:
     """The comparisons, and the noise of a score under this preset."""
     from archer.cycle.reach import Reach
-    from archer.judge import compare, noise_floor
+    from archer.judge import compare
 
     reach = Reach(ledger, runs)
     everything = (*runs, *reach.stand_ins())
@@ -151,7 +151,8 @@ def _compare(
         )
         for first, second in pairs
     )
-    return found, noise_floor(runs, reach.duplicates(), preset=preset)
+    newest = [run for run in runs if "@" not in run.rule]
+    return found, Reach(ledger, newest).noise()
 
 
 def _table(comparison: Comparison, console: Console) -> RenderableType:

@@ -94,7 +94,6 @@ def command(
 
 def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -> _Preset:
     from archer.cycle.reach import Reach
-    from archer.judge import noise_floor
     from archer.ledger import score_table
     from archer.mad.presets import PRESETS
     from archer.report.costs import ledger_costs
@@ -118,7 +117,7 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
         name=name,
         ranks=ranks,
         rows=tuple(sorted(rows, key=lambda row: _order(row, ranks))),
-        noise=noise_floor(newest, reach.duplicates(), preset=name),
+        noise=reach.noise(),
         stood_in={rule: tuple(settings) for rule, settings in stood_in.items()},
         seeds=known.seeds if known else None,
         costs=ledger_costs(ledger, newest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from archer.rules import BASE, REFERENCE, Rule, get_rule, load_rule, rule_names
 
 if TYPE_CHECKING:
     from archer.judge.history import Analysis
+    from archer.judge.noise import NoiseFloor
     from archer.research.researcher import Context
     from archer.verify.result import Verification
 
@@ -244,18 +246,29 @@ class Laboratory:
             return own[-1]
         found = verdict(
             proposal, runs, REFERENCE, self.preset.name, ranks=self.preset.ranks, judged=judged,
-            confirmation=confirmation,
+            confirmation=confirmation, floors=self.noise(),
         )  # fmt: skip
         self.ledger.add_verdict(found)
         return found
 
+    def noise(self) -> dict[str, NoiseFloor]:
+        """The noise under this preset, of all its runs in the ledger: what `archer table` prints too."""
+        from archer.cycle.reach import Reach
+
+        return Reach(self.ledger, self.ledger.runs(preset=self.preset.name)).noise()
+
     # Reporting
 
     def facts(self, cycle: CycleRecord, **more: Any) -> Any:
-        """The facts of a cycle's report."""
+        """The facts of a cycle's report. A bench has no verdict that would hold the noise."""
         from archer.mad import TASKS
         from archer.report import gather
 
+        if cycle.proposal is None:
+            counts = Counter(setting.task for setting in self.preset.settings)
+            noise = self.noise()
+            floors = {task: noise[task].score_sd(count) for task, count in counts.items() if task in noise}
+            more = {"noise_floor": floors, **more}
         facts = gather(self.ledger, cycle, self.history, self.known_rules(), **more)
         settings = {setting.task: setting for setting in self.preset.settings}
         return replace(

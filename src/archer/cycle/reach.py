@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archer.judge.noise import Duplicate
+    from archer.judge.noise import Duplicate, NoiseFloor
     from archer.ledger import Ledger
     from archer.ledger.records import RunRecord, VerificationRecord
 
@@ -18,15 +18,16 @@ Names = frozenset[str]
 class Reach:
     """Where the rules of one preset's runs are one function with their ancestors, as verification found.
 
-    Taken from the ledger; where that has nothing, a built-in rule whose text has not changed since its runs
-    is verified now. What is not known counts as different.
+    Of a rule the newest version counts: an edited rule is another rule under the same name. Taken from the
+    ledger; where that has nothing, a built-in rule whose text has not changed since its runs is verified now.
+    What is not known counts as different.
     """
 
     def __init__(self, ledger: Ledger, runs: Sequence[RunRecord]) -> None:
         self.ledger = ledger
-        self.runs = runs
-        self.settings = {run.setting: run for run in runs}
         self.hashes = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
+        self.runs = [run for run in runs if run.rule_hash == self.hashes[run.rule]]
+        self.settings = {run.setting: run for run in self.runs}
         self._found: dict[str, dict[str, Names]] = {}
 
     def same(self, first: str, second: str) -> Names:
@@ -98,6 +99,12 @@ class Reach:
                 classes.setdefault(oldest, set()).add(rule)
             found += [Duplicate(run.task, setting, frozenset(c)) for c in classes.values() if len(c) > 1]
         return tuple(found)
+
+    def noise(self) -> dict[str, NoiseFloor]:
+        """The noise of a score by task: seeds, and runs of several rules that are one function."""
+        from archer.judge.noise import noise_floor
+
+        return noise_floor(self.runs, self.duplicates())
 
     def _generation(self, rule: str) -> int:
         return len(self.equal_to(rule))

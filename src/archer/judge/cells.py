@@ -125,6 +125,11 @@ def is_scored(run: RunRecord) -> bool:
     return run.status == "finished" and all(value is not None and math.isfinite(value) for value in numbers)
 
 
+def is_stand_in(run: RunRecord) -> bool:
+    """Whether it is a copy of another rule's run, where the two are one function: it repeats nothing."""
+    return run.key.endswith("=")
+
+
 def name_cell(key: CellKey) -> str:
     """A cell in words, for a message."""
     rule, task, setting, seed = key

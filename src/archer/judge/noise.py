@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from archer.judge.cells import Cells
+from archer.judge.cells import Cells, is_stand_in
 from archer.judge.errors import JudgeError
 from archer.judge.statistics import RESOLUTION
 from archer.ledger.history import HistoryTable
@@ -126,7 +126,8 @@ def estimate_variance(
 ) -> dict[str, NoiseFloor]:
     """Variance components of each task from runs alone; only tasks in which something was repeated.
 
-    This is how variance.json is made again from real runs: `write_variance(estimate_variance(runs), path)`.
+    Copies that stand in for runs are left out. This is how variance.json is made again from real runs:
+    `write_variance(estimate_variance(runs), path)`.
     """
     presets = {run.preset for run in runs} if preset is None else {preset}
     if len(presets) != 1:
@@ -135,7 +136,7 @@ def estimate_variance(
         raise JudgeError(
             f"Runs of several presets ({', '.join(sorted(presets))}) have different noise: name one."
         )
-    cells = Cells(runs, presets.pop())
+    cells = Cells([run for run in runs if not is_stand_in(run)], presets.pop())
     groups = tuple(duplicates)
     found = {task: _estimate_task(cells, task, groups, exclude, source) for task in TASKS}
     return {task: floor for task, floor in found.items() if floor is not None}

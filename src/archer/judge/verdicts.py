@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from archer.judge.ceiling import MARGIN
 from archer.judge.comparison import compare
-from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
+from archer.judge.noise import NoiseFloor, noise_floor
 from archer.judge.predictions import score_predictions
 from archer.ledger.records import (
     TASKS,
@@ -35,7 +35,7 @@ def verdict(
     *,
     exact_parent: Iterable[str] = frozenset(),
     exact_reference: Iterable[str] = frozenset(),
-    duplicates: Iterable[Duplicate] = (),
+    floors: Mapping[str, NoiseFloor] | None = None,
     ranks: bool = True,
     margin: float = MARGIN,
     level: float = 0.95,
@@ -47,7 +47,7 @@ def verdict(
     """Judge the proposal's rule against its parent and the reference, and its predictions against both.
 
     exact_parent, exact_reference: settings in which the rule is one function with that other rule.
-    duplicates: other rules that are one function, whose runs tell the noise. ranks: False for a preset such
+    floors: the noise to print beside the scores, of these runs if left out. ranks: False for a preset such
     as smoke, of which no word should be believed; the summary says so. judged: the two comparisons, where
     they were made already (seeds added until decided, say). confirmation: of a win over the reference, with
     fresh seeds; where they did not repeat it, the rule does not count as beating it. created_at: ISO 8601,
@@ -74,7 +74,7 @@ def verdict(
     measured = {task.task: task.candidate for task in parent.tasks}
     parents = {task.task: task.baseline for task in parent.tasks}
     predictions = score_predictions(proposal.predictions, measured, parents)
-    floors = noise_floor(runs, duplicates, preset=preset) if noise is None else noise
+    known = noise_floor(runs, preset=preset) if noise is None else noise
     return VerdictRecord(
         proposal=proposal.id,
         rule=proposal.rule,
@@ -84,7 +84,7 @@ def verdict(
         against_parent=parent,
         against_reference=against,
         predictions=predictions,
-        noise_floor=_floor_per_task(floors, parent),
+        noise_floor=_floor_per_task(known if floors is None else floors, parent),
         summary=summarise(parent, against, predictions, ranks=ranks, level=level, confirmation=confirmation),
         ranks=ranks,
         created_at=created_at or datetime.now(UTC).isoformat(timespec="seconds"),
