@@ -203,13 +203,21 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     compared = comparisons(name, runs)
     if compared:
         yield f"Minus {BASE}, with 95% intervals; in brackets what the history said, and whether that holds:"
-        lines = [[f"`{c.candidate}`", *(_difference(c, task, history) for task in tasks)] for c in compared]
+        whole = {task: _settings_of(name, task) == _settings_of("full", task) for task in tasks}
+        lines = [
+            [f"`{c.candidate}`", *(_difference(c, task, history, whole[task]) for task in tasks)]
+            for c in compared
+        ]
         yield _table(["rule", *tasks], lines)
         drawn = [f"![{task}: differences](images/{_file(name, task)})" for task in _drawable(compared)]
         yield " ".join([f"![Scores of {name}](images/{_file(name, 'heat')})", *drawn])
     missing = list(_missing(name, rows))
     if missing:
         yield "\n".join(["Not there yet:", "", *missing])
+
+
+def _settings_of(preset: str, task: str) -> set[str]:
+    return {setting.name for setting in PRESETS[preset].settings if setting.task == task}
 
 
 def _order_of_history(name: str, task: str, rows: Sequence[ScoreRow], history: Scores) -> str:
@@ -311,13 +319,13 @@ def _of_whole_tasks(comparison: Comparison, scores: Mapping[str, Mapping[str, fl
     return replace(comparison, tasks=tuple(lines))
 
 
-def _difference(comparison: Comparison, task: str, history: Scores) -> str:
+def _difference(comparison: Comparison, task: str, history: Scores, whole: bool) -> str:
     line = next(line for line in comparison.tasks if line.task == task)
     then = _earlier_difference(comparison.candidate, task, history)
     if line.difference is None:
         return f"{ABSENT} ({signed(then, ABSENT)})"
     found = f"{signed(line.difference, ABSENT)} {interval(line.low, line.high, 'no interval')}"
-    return f"{found} **{line.word}** ({signed(then, ABSENT)}: {holds(line, then)})"
+    return f"{found} **{line.word}** ({signed(then, ABSENT)}: {holds(line, then, whole)})"
 
 
 def _earlier_difference(rule: str, task: str, history: Scores) -> float | None:
@@ -325,15 +333,22 @@ def _earlier_difference(rule: str, task: str, history: Scores) -> float | None:
     return None if ours is None or base is None else ours - base
 
 
-def holds(line: TaskComparison, earlier: float | None) -> str:
-    """Whether an earlier difference is confirmed, contradicted, left open, or was no claim at all."""
+def holds(line: TaskComparison, earlier: float | None, whole: bool = True) -> str:
+    """What becomes of an earlier difference: confirmed, contradicted, open, or no claim at all.
+
+    whole: whether ours is over all settings of the task, as the history's is; else it says only which sign is
+    seen in the settings of the preset.
+    """
     if earlier is None:
         return "no claim"
     if abs(earlier) < NOTABLE:
         return "noise"
-    if line.word not in ("better", "worse"):
-        return "open" if line.word == "undecided" else "contradicted"
-    return "confirmed" if (line.word == "better") == (earlier > 0) else "contradicted"
+    if line.word == "undecided":
+        return "open"
+    agrees = {"better": earlier > 0, "worse": earlier < 0}.get(line.word)
+    if whole:
+        return "confirmed" if agrees else "contradicted"
+    return "level here" if agrees is None else "same sign" if agrees else "other sign"
 
 
 # The main table

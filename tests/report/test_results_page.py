@@ -13,6 +13,7 @@ import pytest
 from tests.report.test_costs import make_run
 
 from archer.errors import UserError
+from archer.judge import compare
 from archer.ledger import write_runs
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
@@ -91,10 +92,32 @@ def test_a_difference_says_whether_the_history_holds(script: ModuleType, folders
     page = (docs / "results.md").read_text()
     softmax, hybrid = line_of(page, "softmax", 1), line_of(page, "hybrid", 1)
     assert "+0.300 [" in softmax[4]
-    assert softmax[4].endswith("**better** (+0.376: confirmed)")  # Memorize
-    assert softmax[3].endswith(": contradicted)")  # Fuzzy Recall: -0.056 then
+    assert softmax[4].endswith("**better** (+0.376: same sign)")  # Memorize
+    assert softmax[3].endswith(": other sign)")  # Fuzzy Recall: -0.056 then
     assert hybrid[4] == "\u2013 (+0.210)"
     assert softmax[2].endswith(": noise)")  # Context Recall: -0.013 then
+
+
+@pytest.mark.parametrize(
+    ("word", "earlier", "whole", "said"),
+    [
+        ("better", 0.2, True, "confirmed"),
+        ("worse", 0.2, True, "contradicted"),
+        ("same", -0.9, True, "contradicted"),
+        ("worse", -0.2, False, "same sign"),
+        ("better", -0.2, False, "other sign"),
+        ("same", -0.9, False, "level here"),
+        ("undecided", 0.2, True, "open"),
+        ("better", 0.04, True, "noise"),
+        ("better", None, True, "no claim"),
+    ],
+)
+def test_only_whole_tasks_confirm_and_contradict(
+    script: ModuleType, word: str, earlier: float | None, whole: bool, said: str
+) -> None:
+    """One setting of eleven says little of a mean over eleven."""
+    line = replace(compare(some_runs(), "softmax", "delta_net", preset="quick").tasks[0], word=word)
+    assert script.holds(line, earlier, whole) == said
 
 
 def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path]) -> None:
