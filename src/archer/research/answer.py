@@ -155,9 +155,8 @@ def _form_problems(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_input=False):
         place = ".".join(map(str, problem["loc"])) or "the answer"
         found.setdefault(problem["msg"], []).append(place)
-    return "; ".join(f"{', '.join(places)}: {message}" for message, places in found.items())[
-        :LONGEST_PROBLEMS
-    ]
+    said = "; ".join(f"{', '.join(places)}: {message}" for message, places in found.items())
+    return said[:LONGEST_PROBLEMS]
 
 
 def _object(text: str) -> Any:
