@@ -95,20 +95,24 @@ def test_too_few_planned_seeds_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "truth", "sd"), [(None, 0.06, 0.02), ([0.998] * 3 + [0.9] * 3, -0.004, 0.005)]
+    ("levels", "truth", "sd"),
+    [
+        (None, [0.06] * 6, [0.02] * 6),
+        ([0.998] * 3 + [0.9] * 3, [-0.005] * 3 + [-0.03] * 3, [3e-4] + [4e-3] * 5),
+    ],
 )
 def test_real_runs_are_looked_at_exactly_as_simulated_ones(
-    levels: list[float] | None, truth: float, sd: float
+    levels: list[float] | None, truth: list[float], sd: list[float]
 ) -> None:
-    """With levels: three tasks near the ceiling, where some seeds lie at it and some do not."""
-    plain = [NoiseFloor(task, sd, 12, "made up", 1, sd, heterogeneity=6.0) for task in TASKS]
+    """With levels: three tasks near the ceiling; the first lies at it with every seed, the others with some."""
+    plain = [NoiseFloor(t, s, 12, "made up", 1, s, heterogeneity=6.0) for t, s in zip(TASKS, sd, strict=True)]
     policy, random = UntilDecided(looks=(1, 2, 4)), np.random.default_rng(11)
-    drawn = draw(plain, Design("", (1,), 4), truth, replicates=12, generator=random, levels=levels)
+    drawn = draw(plain, Design("", (1,), 4), truth, replicates=40, generator=random, levels=levels)
     stopped = judge_sequentially(drawn, policy)
     words, seeds = stopped.words, stopped.seeds
     assert len(set(words.ravel().tolist())) > 1
     assert levels is None or 0.1 < stopped.closed[:, :3].mean() < 0.9
-    for index in range(12):
+    for index in range(40):
         floors = {
             task: NoiseFloor(
                 task, 0, 12, "drawn", 1, float(np.sqrt(drawn.known[index, i] / 2)), heterogeneity=6.0

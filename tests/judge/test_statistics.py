@@ -101,3 +101,24 @@ def test_words_prefer_a_certain_tiny_difference_to_equivalence() -> None:
         0.05,
     )
     assert found.tolist() == ["better", "worse", "same", "undecided"]
+
+
+def test_where_the_ceiling_leaves_no_room_a_certain_difference_is_no_win() -> None:
+    certain, unequal = np.asarray(0.001), np.asarray(0.9)
+
+    def word(difference: float, possible: tuple[float, float]) -> str:
+        return str(statistics.words(np.asarray(difference), certain, unequal, 0.05, possible))
+
+    assert word(0.004, statistics.ANYTHING) == "better"
+    assert word(0.004, (-np.inf, 0.009)) == "undecided"
+    assert word(-0.004, (-np.inf, 0.009)) == "worse"
+    assert word(-0.004, (-0.009, np.inf)) == "undecided"
+    assert word(0.004, (-0.009, 0.009)) == "same"
+
+
+def test_an_interval_ends_where_the_room_does() -> None:
+    low, high = np.asarray([-0.1, -0.1, -0.1]), np.asarray([0.1, 0.1, 0.1])
+    possible = np.asarray([-np.inf, -np.inf, -0.002]), np.asarray([np.inf, 0.004, 0.004])
+    found = statistics.within(low, high, possible)
+    np.testing.assert_allclose(found[0], [-0.1, -0.1, -0.002])
+    np.testing.assert_allclose(found[1], [0.1, 0.004, 0.004])
