@@ -104,7 +104,7 @@ def test_too_few_planned_seeds_are_refused() -> None:
 def test_real_runs_are_looked_at_exactly_as_simulated_ones(
     levels: list[float] | None, truth: list[float], sd: list[float]
 ) -> None:
-    """With levels: three tasks near the ceiling; the first lies at it with every seed, the others with some."""
+    """With levels: three tasks near the ceiling; one lies at it with every seed, two with some."""
     plain = [NoiseFloor(t, s, 12, "made up", 1, s, heterogeneity=6.0) for t, s in zip(TASKS, sd, strict=True)]
     policy, random = UntilDecided(looks=(1, 2, 4)), np.random.default_rng(11)
     drawn = draw(plain, Design("", (1,), 4), truth, replicates=40, generator=random, levels=levels)
