@@ -8,7 +8,8 @@ import pytest
 from tests.report import example
 
 from archer.errors import UserError
-from archer.ledger.records import TASKS, CycleRecord, ProposalRecord
+from archer.ledger.records import TASKS, CurvePoint, CycleRecord, ProposalRecord
+from archer.mad.presets import PRESETS
 from archer.report import numbers
 from archer.report.argument import effective_difference, past_trials
 from archer.report.charts import spread
@@ -287,3 +288,83 @@ def test_labels_stand_apart_and_inside():
     placed = spread([0.99, 1.0, 0.98], gap=0.1, low=0.0, high=1.0)
     assert placed == pytest.approx([0.9, 1.0, 0.8])
     assert spread([0.2, 0.8], gap=0.1, low=0.0, high=1.0) == [0.2, 0.8]
+
+
+def at_the_ceiling() -> Facts:
+    """No room on two tasks; on Noisy Recall two of three seeds stopped early."""
+    first = example.facts()
+    assert first.verdict is not None
+
+    def close(comparison):
+        kinds = {"Noisy Recall": "both", "Selective Copy": "above"}
+        tasks = (replace(line, no_room=kinds.get(line.task, "")) for line in comparison.tasks)
+        return replace(comparison, tasks=tuple(tasks))
+
+    solved = CurvePoint(3, 0.01, 0.01, 0.9994, 0.01, 0.9992)
+    runs = tuple(
+        replace(run, epochs=3 + run.seed, curve=(replace(solved, epoch=3 + run.seed),))
+        if run.task == "Noisy Recall" and run.status == "finished" and run.seed < 2
+        else run
+        for run in first.runs
+    )
+    return replace(
+        first,
+        runs=runs,
+        verdict=replace(first.verdict, against_reference=close(first.verdict.against_reference)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "parts"),
+    [
+        (
+            "en",
+            (
+                "cannot be reached under quick",
+                "on Noisy Recall and Selective Copy, which leaves no room on 2 of 6",
+                "both are within the margin of 1",
+                "nothing can be better by more",
+            ),
+        ),
+        ("zh", ("不可能六项任务全部更好", "六项中有 2 项", "两者与满分 1 的差距", "不可能比它好得更多")),
+    ],
+)
+def test_no_room_is_said(language: str, parts: tuple[str, ...]) -> None:
+    said = to_markdown(build(at_the_ceiling(), language)).replace("`", "")
+    for part in parts:
+        assert part in said
+
+
+def test_no_room_is_said_only_where_it_is_so_and_words_may_be_said() -> None:
+    assert "cannot be reached" not in to_markdown(build(example.facts()))
+    assert "cannot be reached" not in to_markdown(build(replace_ranks(at_the_ceiling())))
+
+
+def replace_ranks(facts: Facts) -> Facts:
+    """The same under a preset that ranks nothing."""
+    assert facts.verdict is not None
+    return replace(facts, verdict=replace(facts.verdict, ranks=False))
+
+
+def test_epochs_until_solved_stand_beside_the_scores_as_a_description() -> None:
+    note = build(at_the_ceiling())
+    table = find_table(note, "Epochs until solved")
+    rows = {cells(table, index)[0]: cells(table, index)[1:] for index in range(len(table.rows))}
+    assert rows[example.REFERENCE][4:] == ["3–4 (6/9)", "–"]
+    assert "no test is made of it" in to_markdown(note)
+
+
+def test_without_a_solved_run_there_is_no_table_of_epochs() -> None:
+    first = example.facts()
+    runs = tuple(replace(run, curve=(), validation=0.5, effective={}) for run in first.runs)
+    assert "Epochs until solved" in to_markdown(build(first))
+    last = tuple(replace(run, epochs=PRESETS["quick"].epochs) for run in runs)
+    assert "Epochs until solved" not in to_markdown(build(replace(first, runs=last)))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([9], "9"), ([9, 9], "9"), ([22, 9], "9–22"), ([22, None, 9], "9–22 (2/3)"), ([None], "no"), ([], "no")],
+)
+def test_epochs_as_text(values: list[int | None], text: str) -> None:
+    assert numbers.epochs(values, "no") == text

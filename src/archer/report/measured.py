@@ -9,7 +9,7 @@ from archer.judge.cells import Cells
 from archer.ledger.records import TASKS, Comparison, PredictionScore, RunRecord, TaskComparison
 from archer.report import charts, numbers
 from archer.report.decisions import confirmation_sentence, decision_sentences, looks_blocks
-from archer.report.facts import Facts
+from archer.report.facts import Facts, stand_ins
 from archer.report.observe import short_name
 from archer.report.tree import (
     Block,
@@ -85,6 +85,10 @@ def summary_sentence(comparison: Comparison, words: Wording, judged: bool = True
         spans += words.inline("lead.mean", difference=words.difference(comparison.mean))
     if comparison.beats_on_all:
         spans += words.inline("lead.beats_on_all", **pair)
+    full = [line.task for line in comparison.tasks if line.no_room]
+    if full:
+        said = {"tasks": words.tasks(full), "number": len(full), "preset": comparison.preset}
+        spans += words.inline("lead.no_room", baseline=pair["baseline"], **said)
     return tuple(spans)
 
 
@@ -106,6 +110,23 @@ def _measured_table(facts: Facts, words: Wording) -> Iterator[Block]:
     key = "scores.measured" if facts.may_rank else "scores.not_judged"
     caption = words.inline(key, preset=facts.cycle.preset, reference=code(facts.reference))
     yield Table(caption, _score_columns(words), rows, tuple(range(1, 8)), compact=True)
+    yield from _epochs_table(facts, words)
+
+
+def _epochs_table(facts: Facts, words: Wording) -> Iterator[Block]:
+    """After how many epochs the chosen runs solved their task; nothing where none did."""
+    cells = Cells((*facts.runs, *stand_ins(facts)), facts.cycle.preset)
+    found = {
+        rule: [cells.epochs_until_solved(rule, task) for task in TASKS]
+        for rule in facts.measured()
+        if rule in cells.rules
+    }
+    rows = [[numbers.epochs(one, words.text("number.none")) for one in tasks] for tasks in found.values()]
+    if any(epoch is not None for tasks in found.values() for one in tasks for epoch in one):
+        columns = (words.text("column.rule"), *TASKS)
+        lines = [Row((name_cell(rule), *map(text_cell, row))) for rule, row in zip(found, rows, strict=True)]
+        yield Table(words.inline("epochs.table"), columns, tuple(lines), tuple(range(1, 7)), compact=True)
+        yield Paragraph(words.inline("epochs.reading"), "muted")
 
 
 def _history_tables(facts: Facts, words: Wording) -> Iterator[Block]:
@@ -260,6 +281,8 @@ def _line_notes(comparison: Comparison, line: TaskComparison, facts: Facts, word
     parts: list[Inline] = [plain(words.text("note.basis", settings=line.settings, seeds=line.seeds))]
     if line.exact_settings:
         parts.append(plain(words.text("note.exact", exact=line.exact_settings, settings=line.settings)))
+    if line.no_room and facts.may_rank:
+        parts.append(words.inline(f"note.no_room_{line.no_room}", baseline=code(comparison.baseline)))
     if line.more_seeds and facts.may_rank:
         parts.append(plain(words.catalogue.count("note.more_seeds", line.more_seeds)))
     for rule in (comparison.candidate, comparison.baseline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 
 MINUS = "\u2212"
@@ -41,6 +42,18 @@ def probability(value: float | None, absent: str) -> str:
     if value is None or not math.isfinite(value):
         return absent
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def epochs(values: Sequence[int | None], absent: str) -> str:
+    """Epochs until solved, one value for each setting and seed, None where it was not solved.
+
+    9; 9–22 for several; 9–22 (2/3) where two of three were solved; `absent` where none was.
+    """
+    solved = sorted(value for value in values if value is not None)
+    if not solved:
+        return absent
+    span = str(solved[0]) if solved[0] == solved[-1] else f"{solved[0]}\N{EN DASH}{solved[-1]}"
+    return span if len(solved) == len(values) else f"{span} ({len(solved)}/{len(values)})"
 
 
 def count(value: float) -> str:
