@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.cli.program import data, output, refusal
 from tests.cli.project import CANDIDATE, EXACT, diverge, make_run, make_runs, write_project
 
 from archer.ledger import Ledger, read_runs
-from archer.ledger.records import TASKS
+from archer.ledger.records import TASKS, CurvePoint, RunRecord
 from archer.mad.presets import PRESETS
 from archer.rules import get_rule
 from archer.verify.layer_cost import LayerSize, layer_costs
@@ -135,3 +136,42 @@ def test_wrong_input(project: Path, tmp_path: Path) -> None:
     with Ledger.in_folder(tmp_path / "empty"):
         pass
     assert "no runs yet" in refusal("table", "-p", tmp_path / "empty")
+
+
+def solve(rule: str, *tasks: str) -> Callable[[list[RunRecord]], list[RunRecord]]:
+    """A rule's runs on these tasks reach the accuracy at which training stops, after 4 epochs and more."""
+
+    def change(run: RunRecord) -> RunRecord:
+        if run.rule != rule or run.task not in tasks:
+            return run
+        last = CurvePoint(4 + 2 * run.seed, 0.01, 0.01, 0.9994, 0.01, 0.9992)
+        return replace(run, held_out=0.9992, validation=0.9994, epochs=last.epoch, curve=(last,))
+
+    return lambda runs: [change(run) for run in runs]
+
+
+def test_where_there_is_no_room_and_after_how_many_epochs(tmp_path: Path) -> None:
+    full = ("Noisy Recall", "Selective Copy")
+    folder = write_project(tmp_path / "project", solve("gated_delta_net", *full))
+    asked = ("table", "-p", folder, "--preset", "quick")
+    said = " ".join(output(*asked).split())
+    assert "No room above gated_delta_net on Noisy Recall, Selective Copy: it is within" in said
+    assert "cannot be reached under quick" in said
+    assert "epochs until solved" not in said
+    text = output(*asked, "--epochs", columns=80).split("quick: epochs until solved")[1]
+    (line,) = [line for line in text.split("Cost")[0].splitlines() if line.startswith("gated_delta_net ")]
+    assert line.split()[1:] == ["\u2013"] * 4 + ["4\u20138"] * 2
+    assert "no test is made of it" in " ".join(text.split())
+    (part,) = json.loads(data(*asked, "--json"))
+    assert part["no_room"] == list(full)
+    rules = {row["rule"]: row["epochs_until_solved"] for row in part["rules"]}
+    assert rules["gated_delta_net"]["Selective Copy"] == [4, 6, 8]
+    assert rules["delta_net"]["Selective Copy"] == [None] * 3
+    assert "--epochs" in refusal(*asked, "--epochs", "--csv", "-")
+
+
+def test_of_other_rules_and_of_unranked_presets_no_ceiling_is_said(tmp_path: Path) -> None:
+    other = write_project(tmp_path / "other", solve("delta_net", "Noisy Recall"))
+    assert "No room" not in output("table", "-p", other)
+    smoke = output("table", "-p", write_project(tmp_path / "project"), "--preset", "smoke")
+    assert "No room" not in smoke

@@ -32,6 +32,7 @@ from archer.errors import unknown
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from archer.judge.cells import Cells
     from archer.judge.noise import NoiseFloor
     from archer.ledger import Ledger, ScoreRow
     from archer.ledger.records import RunRecord
@@ -49,7 +50,11 @@ SELECT = {
 
 @dataclass(frozen=True)
 class _Preset:
-    """One preset's part of the answer. stood_in: rule to settings in which its parent's runs count."""
+    """One preset's part of the answer. stood_in: rule to settings in which its parent's runs count.
+
+    full: tasks on which the reference leaves no room. epochs: rule hash to task to the epochs until solved,
+    one for each setting and seed, None where it was not; of each rule's newest version.
+    """
 
     name: str
     ranks: bool | None
@@ -58,6 +63,8 @@ class _Preset:
     stood_in: Mapping[str, tuple[str, ...]]
     seeds: int | None
     costs: Mapping[str, RuleCost]
+    full: tuple[str, ...]
+    epochs: Mapping[str, Mapping[str, tuple[int | None, ...]]]
 
 
 def command(
@@ -65,20 +72,26 @@ def command(
     preset: Annotated[str | None, typer.Option("--preset", help="One preset's runs alone.")] = None,
     select: Annotated[str, typer.Option("--select", help="The score: held_out or mad.")] = "held_out",
     runs: Annotated[bool, typer.Option("--runs", help="One line per run instead of scores.")] = False,
+    epochs: Annotated[
+        bool, typer.Option("--epochs", help="Epochs until solved as well: a description, no verdict.")
+    ] = False,
     csv: CsvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rules by tasks: what this project has measured.
 
     Scores of the six tasks, their mean, the seeds, and what is missing. A missing score is shown as
-    missing. Every preset has a table of its own: they never mix.
+    missing. Every preset has a table of its own: they never mix. Where the reference leaves no room, it is
+    said.
 
     \b
-    Examples: archer table --preset quick
+    Examples: archer table --preset quick --epochs
               archer table --csv scores.csv
               archer table --runs --csv -
     """
     one_of(("--json", as_json), ("--csv", csv is not None))
+    one_of(("--epochs", epochs), ("--csv", csv is not None))
+    one_of(("--epochs", epochs), ("--runs", runs))
     if select not in SELECT:
         raise unknown("score", select, SELECT)
     with open_project(project) as ledger:
@@ -89,12 +102,14 @@ def command(
             _show_runs(kept, csv, as_json)
             return
         found = [_gather(ledger, kept, name, select) for name in chosen]
-    _show(found, select, csv, as_json)
+    _show(found, select, epochs, csv, as_json)
 
 
 def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -> _Preset:
     from archer.cycle.reach import Reach
+    from archer.judge.cells import Cells
     from archer.ledger import score_table
+    from archer.ledger.records import TASKS
     from archer.mad.presets import PRESETS
     from archer.report.costs import ledger_costs
 
@@ -113,6 +128,7 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
     stood_in: dict[str, dict[str, None]] = {}
     for run in stand_ins:
         stood_in.setdefault(run.rule, {})[run.setting] = None
+    cells = Cells((*newest, *stand_ins), name)
     return _Preset(
         name=name,
         ranks=ranks,
@@ -121,7 +137,21 @@ def _gather(ledger: Ledger, runs: Sequence[RunRecord], name: str, select: Any) -
         stood_in={rule: tuple(settings) for rule, settings in stood_in.items()},
         seeds=known.seeds if known else None,
         costs=ledger_costs(ledger, newest),
+        full=_full(cells, rows) if ranks is not False else (),
+        epochs={
+            cells.hashes[rule]: {task: cells.epochs_until_solved(rule, task) for task in TASKS}
+            for rule in cells.rules
+        },
     )
+
+
+def _full(cells: Cells, rows: Sequence[ScoreRow]) -> tuple[str, ...]:
+    """Tasks that the reference has a score of, and on which it leaves no room."""
+    from archer.rules import REFERENCE
+
+    scores = [row.scores for row in rows if row.rule == REFERENCE]
+    full = cells.without_room(REFERENCE)
+    return tuple(task for task in full if any(one[task] is not None for one in scores))
 
 
 def _order(row: ScoreRow, ranks: bool | None) -> tuple[Any, ...]:
@@ -133,7 +163,7 @@ def _order(row: ScoreRow, ranks: bool | None) -> tuple[Any, ...]:
     return (row.mean is None, -(row.mean or 0.0), row.rule)
 
 
-def _show(found: Sequence[_Preset], select: str, csv: str | None, as_json: bool) -> None:
+def _show(found: Sequence[_Preset], select: str, epochs: bool, csv: str | None, as_json: bool) -> None:
     if csv is not None:
         from archer.ledger.records import TASKS
 
@@ -144,7 +174,7 @@ def _show(found: Sequence[_Preset], select: str, csv: str | None, as_json: bool)
     else:
         console = results()
         for number, part in enumerate(found):
-            console.print(*([""] if number else []), _table(part, select, console), sep="\n")
+            console.print(*([""] if number else []), _table(part, select, epochs, console), sep="\n")
 
 
 COSTS = ("parameters", "state_per_head", "heads", "operations_per_token")
@@ -174,14 +204,16 @@ def _values(part: _Preset, select: str) -> dict[str, Any]:
             "missing": {task: str(missing) for task, missing in row.missing.items()},
             "as_parent": part.stood_in.get(row.rule, ()),
             "cost": as_values(part.costs[row.rule]) if row.rule in part.costs else None,
+            "epochs_until_solved": part.epochs.get(row.rule_hash, {}),
         }
         for row in part.rows
     ]
     noise = {task: _floor(part, task) for task in part.noise}
-    return {"preset": part.name, "ranks": part.ranks, "select": select, "rules": rows, "noise_sd": noise}
+    about = {"preset": part.name, "ranks": part.ranks, "select": select}
+    return {**about, "rules": rows, "noise_sd": noise, "no_room": part.full}
 
 
-def _table(part: _Preset, select: str, console: Console) -> RenderableType:
+def _table(part: _Preset, select: str, epochs: bool, console: Console) -> RenderableType:
     from rich.text import Text
 
     from archer.ledger.records import TASKS
@@ -208,11 +240,26 @@ def _table(part: _Preset, select: str, console: Console) -> RenderableType:
     if part.ranks is False:
         warning = f"! {part.name} ranks nothing: its runs are too short and too few to tell rules apart."
         body.insert(0, Text(warning, style="bold yellow"))
+    body += [Text(""), _epochs_table(part, console)] if epochs else []
     costs = {row.rule: part.costs[row.rule] for row in part.rows if row.rule in part.costs}
     body += [Text(""), cost_grid(costs, console.width, Wording(catalogue("en")))] if costs else []
     from rich.console import Group
 
     return Group(*body)
+
+
+def _epochs_table(part: _Preset, console: Console) -> RenderableType:
+    from archer.ledger.records import TASKS
+    from archer.report.language import catalogue
+    from archer.report.numbers import epochs
+
+    grid = plain_table(console.width, many=True)
+    grid.add_column("Rule", no_wrap=True)
+    add_task_columns(grid, TASKS, console.width)
+    for row in part.rows:
+        known = part.epochs.get(row.rule_hash, {})
+        grid.add_row(folded(_label(row, part.rows)), *(epochs(known.get(task, ()), ABSENT) for task in TASKS))
+    return titled(f"{part.name}: epochs until solved", grid, catalogue("en").text("epochs.reading"))
 
 
 def _label(row: ScoreRow, rows: Sequence[ScoreRow]) -> str:
@@ -245,6 +292,13 @@ def _notes(part: _Preset, select: str) -> list[str]:
         notes.append(
             "Noise: how far a score moves when it is trained again with another seed (standard deviation)"
             f"{'; ≤ an upper bound, nothing was repeated yet' if bound else ''}."
+        )
+    if part.full:
+        from archer.rules import REFERENCE
+
+        notes.append(
+            f"No room above {REFERENCE} on {', '.join(part.full)}: it is within the margin of 1 in every "
+            f"setting and seed, so better on all six cannot be reached under {part.name}."
         )
     for rule, settings in part.stood_in.items():
         notes.append(
