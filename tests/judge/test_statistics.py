@@ -122,3 +122,9 @@ def test_an_interval_ends_where_the_room_does() -> None:
     found = statistics.within(low, high, possible)
     np.testing.assert_allclose(found[0], [-0.1, -0.1, -0.002])
     np.testing.assert_allclose(found[1], [0.1, 0.004, 0.004])
+
+
+def test_no_interval_reaches_beyond_what_scores_can_differ_by() -> None:
+    low, high = statistics.within(np.array([-1.4, -0.2]), np.array([1.7, 0.3]), statistics.ANYTHING)
+    assert low.tolist() == [-1.0, -0.2]
+    assert high.tolist() == [1.0, 0.3]

@@ -142,10 +142,14 @@ def words(
 
 
 def within(low: Array, high: Array, possible: Possible) -> tuple[Array, Array]:
-    """The interval without what the ceiling excludes; where it closes both sides, all that is possible."""
+    """The interval without what the ceiling excludes; where it closes both sides, all that is possible.
+
+    Scores lie between 0 and 1, so that no difference is beyond -1 or 1.
+    """
     lowest, highest = map(np.asarray, possible)
     both = np.isfinite(lowest) & np.isfinite(highest)
-    return np.where(both, lowest, np.maximum(low, lowest)), np.where(both, highest, np.minimum(high, highest))
+    low = np.where(both, lowest, np.clip(np.maximum(low, lowest), -1, 1))
+    return low, np.where(both, highest, np.clip(np.minimum(high, highest), -1, 1))
 
 
 def more_seeds(given: Evidence, margin: float, alpha: float, family: int, power: float = 0.8) -> int | None:
