@@ -109,6 +109,17 @@ def test_copies_that_stand_in_for_runs_repeat_nothing() -> None:
     assert estimate_variance([*parent, *trained], groups) != estimate_variance(parent)
 
 
+def test_the_same_computation_made_twice_is_no_repeat() -> None:
+    """delta_net and decay score the same to the last bit where they are one function; momentum does not."""
+    levels = {"delta_net": 0.906, "decay": 0.906, "momentum": 0.909}
+    runs = make_runs(levels, lambda rule, *_: levels[rule], seeds=(0,), tasks=["Compress"])
+    groups = [Duplicate("Compress", "Compress 0", frozenset(levels))]
+    found = estimate_variance(runs, groups)["Compress"]
+    assert found.degrees_of_freedom == 1
+    assert found.cell_sd == pytest.approx(np.std([0.906, 0.909], ddof=1))
+    assert estimate_variance([run for run in runs if run.rule != "momentum"], groups) == {}
+
+
 def test_excluded_rules_do_not_vouch_for_themselves() -> None:
     runs = components("abcd", 4, cell=0.02, data=0.0, shared=0.0)
     loud = [replace(run, held_out=float(run.seed % 2)) if run.rule in "cd" else run for run in runs]

@@ -241,14 +241,18 @@ def _shared_variance(
 
 
 def _duplicate_spread(cells: Cells, group: Duplicate) -> tuple[float, float]:
-    """Sum of squares and degrees of freedom among one function's runs with one seed."""
+    """Sum of squares and degrees of freedom among one function's runs with one seed.
+
+    Scores that are equal to the last bit are one computation that was made twice, not a repeat: training is
+    deterministic, and a rule that only adds what is never read starts from the same weights.
+    """
     squares = freedom = 0.0
     seeds = sorted(
         set().union(*(cells.seeds(rule, group.task) for rule in group.rules)) if group.rules else ()
     )
     for seed in seeds:
         scores = [cells.score(rule, group.task, group.setting, seed) for rule in sorted(group.rules)]
-        values = [score for score in scores if score is not None]
+        values = sorted({score for score in scores if score is not None})
         if len(values) > 1:
             squares += float(np.var(values) * len(values))
             freedom += len(values) - 1
