@@ -13,7 +13,7 @@ import pytest
 from tests.cli.program import data, output, refusal
 from tests.cli.project import CANDIDATE, diverge, write_project
 
-from archer.ledger import Ledger
+from archer.ledger import Ledger, write_runs
 from archer.ledger.records import TASKS, RunRecord
 
 
@@ -145,3 +145,29 @@ def test_a_ceiling_is_said(tmp_path: Path) -> None:
     assert [line["no_room"] for line in found["tasks"]] == ["", "", "", "", "both", "both"]
     tight = output(*asked, "--margin", "0.0001", columns=80)
     assert "no room" not in tight
+
+
+def test_a_table_of_runs_is_read_like_a_project(project: Path, tmp_path: Path) -> None:
+    """What the table does not say, where rules are one function, is known of its preset."""
+    file = tmp_path / "runs.csv"
+    output("table", "-p", project, "--preset", "quick", "--runs", "--csv", file)
+    for pair in (("hybrid", "delta_net"), ("decay", "delta_net")):
+        asked = ("compare", *pair, "--preset", "quick", "--json")
+        assert json.loads(data(*asked, "--from", file)) == json.loads(data(*asked, "-p", project))
+    rows = {}
+    for where in (("--from", file), ("-p", project)):
+        found = csv.DictReader(io.StringIO(data("table", "--preset", "quick", "--csv", "-", *where)))
+        rows[where[0]] = {row["rule"]: row for row in found if row["rule"] != CANDIDATE}
+    assert rows["--from"] == rows["-p"]
+    assert "cannot be read" in refusal("compare", "hybrid", "delta_net", "--from", tmp_path / "none.csv")
+
+
+def test_with_one_seed_it_is_said_whose_noise_the_intervals_take(project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        write_runs(file, [run for run in ledger.runs(preset="quick") if run.seed == 0])
+    said = " ".join(output("compare", "hybrid", "gated_delta_net", "--from", file).split())
+    assert "One seed shows no noise of its own. These intervals take it from: " in said
+    assert "upper bound: spread of 8 models" in said
+    assert "9 models of fifteen_trials that are one function on Memorize (Memorize)" in said
+    assert "One seed" not in output("compare", "hybrid", "gated_delta_net", "-p", project)

@@ -14,10 +14,11 @@ from archer.cli.shared import (
     ABSENT,
     DEFAULT_PROJECT,
     ROOMY,
+    FromOption,
     JsonOption,
     ProjectOption,
     latest_versions,
-    open_project,
+    open_runs,
     plain_table,
     presets_of,
     titled,
@@ -45,6 +46,7 @@ def command(
         str | None, typer.Option("--reference", help="Compare both with this rule as well.")
     ] = None,
     project: ProjectOption = DEFAULT_PROJECT,
+    table: FromOption = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="The preset whose runs count; the latest that both have.")
     ] = None,
@@ -62,19 +64,20 @@ def command(
     \b
     Examples: archer compare hybrid delta_net
               archer compare hybrid delta_net --reference gated_delta_net --preset quick
+              archer compare softmax gated_delta_net --from results/baseline.csv
     """
     from archer.report.costs import ledger_costs
 
-    with open_project(project) as ledger:
+    with open_runs(project, table) as ledger:
         runs = ledger.runs()
         names = [name for name in (a, b, reference) if name is not None]
         labelled = _labelled(runs, names)
-        chosen = _preset(labelled, names, preset, project)
+        chosen = _preset(labelled, names, preset, table or project)
         of_preset = tuple(run for run in labelled if run.preset == chosen)
         pairs = [(a, b)]
         if reference is not None:
             pairs += [(name, reference) for name in (a, b) if name != reference]
-        comparisons, floors = _compare(ledger, of_preset, list(dict.fromkeys(pairs)), chosen, margin)
+        comparisons, floors, known = _compare(ledger, of_preset, list(dict.fromkeys(pairs)), chosen, margin)
         costs = {} if as_json else ledger_costs(ledger, [run for run in of_preset if run.rule in names])
     if as_json:
         print_json([asdict(comparison) for comparison in comparisons])
@@ -87,7 +90,8 @@ def command(
     for comparison in comparisons:
         console.print(_table(comparison, console), "", sep="\n")
     console.print(cost_grid(costs, console.width, Wording(catalogue("en"))), "", sep="\n")
-    console.print(_noise(comparisons[0], floors), style="dim", markup=False)
+    said = [_noise(comparisons[0], floors), *_one_seed(comparisons[0], known)]
+    console.print("\n".join(said), style="dim", markup=False)
 
 
 def _labelled(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[RunRecord, ...]:
@@ -138,10 +142,12 @@ def _compare(
     pairs: Sequence[tuple[str, str]],
     preset: str,
     margin: float,
-) -> tuple[tuple[Comparison, ...], dict[str, NoiseFloor]]:
-    """The comparisons, and the noise of a score under this preset."""
+) -> tuple[tuple[Comparison, ...], dict[str, NoiseFloor], dict[str, NoiseFloor]]:
+    """The comparisons, the noise of a score under this preset, and what of it the first comparison rests on
+    (without its two rules)."""
     from archer.cycle.reach import Reach
     from archer.judge import compare
+    from archer.judge.comparison import prior_noise
 
     reach = Reach(ledger, runs)
     everything = (*runs, *reach.stand_ins())
@@ -152,7 +158,9 @@ def _compare(
         for first, second in pairs
     )
     newest = [run for run in runs if "@" not in run.rule]
-    return found, Reach(ledger, newest).noise()
+    exact = reach.same(*pairs[0])
+    known = prior_noise(everything, *pairs[0], preset=preset, exact_settings=exact)
+    return found, Reach(ledger, newest).noise(), known
 
 
 def _table(comparison: Comparison, console: Console) -> RenderableType:
@@ -235,3 +243,17 @@ def _noise(comparison: Comparison, floors: dict[str, NoiseFloor]) -> str:
         for task, floor in floors.items()
     ]
     return f"Noise of a score, one seed: {', '.join(known) or 'not known'}"
+
+
+def _one_seed(comparison: Comparison, floors: dict[str, NoiseFloor]) -> list[str]:
+    """With one seed these runs say nothing of their noise: whose noise the intervals take, then."""
+    judged = [line for line in comparison.tasks if line.difference is not None and line.no_room != "both"]
+    alone = [line.task for line in judged if line.seeds == 1 and line.exact_settings < line.settings]
+    sources: dict[str, list[str]] = {}
+    for task in alone:
+        known = floors[task].source if task in floors else "nothing: no interval"
+        sources.setdefault(known, []).append(task)
+    if not alone:
+        return []
+    said = "; ".join(f"{source} ({', '.join(tasks)})" for source, tasks in sources.items())
+    return [f"One seed shows no noise of its own. These intervals take it from: {said}."]

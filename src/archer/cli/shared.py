@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,10 @@ WIDE = 120
 """From this width on the six tasks and their mean fit beside a rule with each heading on one line."""
 
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project folder.")]
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="A CSV table of runs (results/*.csv) instead of a project."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 CsvOption = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="Write CSV instead; - for standard output.")
@@ -61,6 +66,39 @@ def open_project(folder: Path) -> Iterator[Ledger]:
         )
     with Ledger.in_folder(folder, read_only=True) as ledger:
         yield ledger
+
+
+@contextmanager
+def open_runs(project: Path, table: Path | None) -> Iterator[Ledger]:
+    """The ledger of a project or, where a table of runs is named, one that holds these runs and then goes.
+
+    A table does not say how its runs were trained: the settings and the chunk of its presets are taken, so
+    that it is known where built-in rules are one function.
+    """
+    if table is None:
+        with open_project(project) as ledger:
+            yield ledger
+        return
+    from tempfile import TemporaryDirectory
+
+    from archer.ledger import Ledger, read_runs
+
+    with TemporaryDirectory() as folder, Ledger.in_folder(folder) as ledger:
+        ledger.add_runs([_with_plan(run) for run in read_runs(table)])
+        yield ledger
+
+
+def _with_plan(run: RunRecord) -> RunRecord:
+    """The run with what its preset says of its training; as it is where that is not known."""
+    from archer.mad.presets import PRESETS
+    from archer.mad.settings import SETTINGS
+
+    preset = PRESETS.get(run.preset.partition("-")[0])
+    known = {setting.name: setting for setting in (*SETTINGS, *(preset.settings if preset else ()))}
+    if preset is None or run.setting not in known:
+        return run
+    recipe = {"chunk_size": preset.chunk_size, "epochs": preset.epochs}
+    return replace(run, effective={"setting": asdict(known[run.setting]), "recipe": recipe})
 
 
 def presets_of(runs: Iterable[RunRecord], wanted: str | None, folder: Path) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ from archer.cli.shared import (
     ABSENT,
     DEFAULT_PROJECT,
     CsvOption,
+    FromOption,
     JsonOption,
     ProjectOption,
     add_task_columns,
     folded,
     latest_versions,
     one_of,
-    open_project,
+    open_runs,
     plain_table,
     presets_of,
     titled,
@@ -69,6 +70,7 @@ class _Preset:
 
 def command(
     project: ProjectOption = DEFAULT_PROJECT,
+    table: FromOption = None,
     preset: Annotated[str | None, typer.Option("--preset", help="One preset's runs alone.")] = None,
     select: Annotated[str, typer.Option("--select", help="The score: held_out or mad.")] = "held_out",
     runs: Annotated[bool, typer.Option("--runs", help="One line per run instead of scores.")] = False,
@@ -94,9 +96,9 @@ def command(
     one_of(("--epochs", epochs), ("--runs", runs))
     if select not in SELECT:
         raise unknown("score", select, SELECT)
-    with open_project(project) as ledger:
+    with open_runs(project, table) as ledger:
         everything = ledger.runs()
-        chosen = presets_of(everything, preset, project)
+        chosen = presets_of(everything, preset, table or project)
         kept = [run for run in everything if run.preset in chosen]
         if runs:
             _show_runs(kept, csv, as_json)
