@@ -270,6 +270,19 @@ def test_until_decided_goes_on_where_it_was_interrupted(world: Any, tmp_path: Pa
     assert len(set(trained)) == len(trained)
 
 
+def test_no_seed_is_trained_where_there_is_no_room(world: Any, tmp_path: Path) -> None:
+    """Both rules have solved every task but Memorize, where they differ by less than can be told."""
+    world(lambda run: 0.5 + 5 * wobble(run) if run.setting.task == "Memorize" else 0.9993)
+    heard = Heard()
+    result = bench(["softmax"], tmp_path, preset=tiny(ranks=True), judging=Judging(3), watcher=heard)
+    (comparison,) = result.comparisons
+    assert {task for _, task, seed in heard.places() if seed > 0} == {"Memorize"}
+    assert {task.no_room for task in comparison.tasks if task.task != "Memorize"} == {"both"}
+    assert [look.open for look in comparison.looks] == [TASKS, ("Memorize",), ("Memorize",)]
+    (markdown,) = [path for path in result.reports if path.suffix == ".md"]
+    assert "which leaves no room on 5 of 6" in markdown.read_text()
+
+
 def test_other_words_begin_another_cycle(world: Any, tmp_path: Path) -> None:
     world(open_on("Memorize"))
     with pytest.raises(KeyboardInterrupt):
