@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.cli.program import data, output, refusal
-from tests.cli.project import CANDIDATE, diverge, write_project
+from tests.cli.project import CANDIDATE, diverge, make_run, write_project
 
 from archer.ledger import Ledger, write_runs
 from archer.ledger.records import TASKS, RunRecord
+from archer.mad.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +172,24 @@ def test_with_one_seed_it_is_said_whose_noise_the_intervals_take(project: Path, 
     assert "upper bound: spread of 8 models" in said
     assert "9 models of fifteen_trials that are one function on Memorize (Memorize)" in said
     assert "One seed" not in output("compare", "hybrid", "gated_delta_net", "-p", project)
+
+
+def test_a_part_of_a_task_is_said_to_be_one(tmp_path: Path) -> None:
+    """A mean over two of eleven settings is no score under the preset."""
+    settings = [setting for setting in PRESETS["full"].settings if setting.task == "Compress"][:2]
+    runs = [
+        make_run(rule, setting, seed, score, "full")
+        for rule, score in (("hybrid", 0.4), ("delta_net", 0.5))
+        for setting in settings
+        for seed in range(3)
+    ]
+    write_runs(tmp_path / "full.csv", runs)
+    said = " ".join(output("compare", "hybrid", "delta_net", "--from", tmp_path / "full.csv").split())
+    assert "Only a part of the settings of full is there: Compress 2 of 11. What is said" in said
+    whole = [
+        make_run(rule, one, 0, 0.5, "quick")
+        for rule in ("hybrid", "decay")
+        for one in PRESETS["quick"].settings
+    ]
+    write_runs(tmp_path / "quick.csv", whole)
+    assert "Only a part" not in output("compare", "hybrid", "decay", "--from", tmp_path / "quick.csv")

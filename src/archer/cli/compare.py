@@ -228,11 +228,29 @@ def _notes(comparison: Comparison, judged: bool) -> list[str]:
         if 0 < line.exact_settings < line.settings:
             part = f"{line.exact_settings} of {line.settings} settings"
             notes.append(f"{line.task}: one function in {part}, where the difference is exactly zero.")
+    notes += _partial(comparison)
     missing = [note for line in comparison.tasks for note in line.missing]
     notes += [f"Missing or failed: {note}." for note in missing[:SHOWN]]
     if len(missing) > SHOWN:
         notes.append(f"Missing or failed: {len(missing) - SHOWN} more of the kind; --json lists them all.")
     return notes
+
+
+def _partial(comparison: Comparison) -> list[str]:
+    """Tasks of which not all settings of the preset were trained yet."""
+    from archer.mad.presets import PRESETS
+
+    preset = PRESETS.get(comparison.preset)
+    planned = [setting.task for setting in preset.settings] if preset else []
+    parts = [
+        f"{line.task} {line.settings} of {planned.count(line.task)}"
+        for line in comparison.tasks
+        if 0 < line.settings < planned.count(line.task)
+    ]
+    if not parts:
+        return []
+    said = f"Only a part of the settings of {comparison.preset} is there: {', '.join(parts)}."
+    return [f"{said} What is said of these tasks, also of their room, is said of that part alone."]
 
 
 def _noise(comparison: Comparison, floors: dict[str, NoiseFloor]) -> str:
