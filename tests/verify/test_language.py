@@ -99,6 +99,15 @@ ATTACKS = {
     "a control character": "x = 1  # \x08",
     "a name from nowhere": "def read(o):\n    return o * undefined",
     "not Python": "def read(o:\n",
+    # ways from a slot's arguments to the inputs and targets that lie in the same process
+    "the caller's frame": "import sys\ndef read(o):\n    return sys._getframe(3).f_locals['wanted']",
+    "the caller's frame by torch": "def read(o):\n    return torch.sys._getframe(3)",
+    "every object there is": "def read(o):\n    return gc.get_objects()",
+    "the modules that are loaded": "def read(o):\n    return torch.sys.modules['archer.fleet.fleet']",
+    "how a tensor was made": "def read(o):\n    return o.grad_fn.next_functions",
+    "what a tensor is a part of": "def read(o):\n    return o._base",
+    "what a gradient keeps": "def read(o):\n    return o.grad_fn.saved_tensors",
+    "the gradient of others": "def read(o):\n    return torch.autograd.grad(o.sum(), o)",
 }
 
 
