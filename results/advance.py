@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
 from archer.cycle.project import revision
 from archer.cycle.training import run_record
+from archer.errors import UserError
 from archer.fleet.race import Race
 from archer.fleet.wire import outcome_from_json, runs_from_json, runs_to_json
 from archer.ledger import read_runs, write_runs
@@ -42,7 +44,7 @@ def plan(arguments: argparse.Namespace) -> None:
     settings = [s for s in preset.settings if not asked or {s.slug, s.name} & asked]
     unknown = asked - {name for s in preset.settings for name in (s.slug, s.name)}
     if unknown:
-        raise SystemExit(
+        raise UserError(
             f"{preset.name} has no task or setting {', '.join(sorted(unknown))}; it has: "
             f"{', '.join(s.name for s in preset.settings)}"
         )
@@ -111,7 +113,11 @@ def main() -> None:
     taking.add_argument("--device", default="", help="the device's full name, for the table")
     taking.set_defaults(do=absorb)
     arguments = parser.parse_args()
-    arguments.do(arguments)
+    try:
+        arguments.do(arguments)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

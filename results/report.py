@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 from archer.errors import UserError
-from archer.fleet.run import Recipe
 from archer.judge import compare
+from archer.judge.ceiling import STOP_ACCURACY, solved_after
 from archer.ledger import ScoreRow, builtin_history, chosen_runs, read_runs
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
 from archer.mad.presets import PRESETS
@@ -39,7 +39,6 @@ HISTORY = "fifteen_trials"
 LEVEL = 0.01
 """Rules whose scores all lie within this are in no order: it is the margin of "same"."""
 
-SOLVED = Recipe().stop_accuracy
 NOTABLE = 0.05
 """An earlier difference below this is not a claim: eight rules that are one function differ there by 0.02."""
 
@@ -192,8 +191,8 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     solved = [task for task in tasks if any(_epochs_until_solved(row.rule, task, runs) for row in rows)]
     if solved:
         yield (
-            f"Epochs until a grid point reached {SOLVED:g} and stopped, the median over settings and seeds "
-            f"(a description, of which no test is made; {ABSENT}: one of them was not solved):"
+            f"Epochs until a grid point reached {STOP_ACCURACY:g} and stopped, the median over settings and "
+            f"seeds (a description, of which no test is made; {ABSENT}: one of them was not solved):"
         )
         lines = [
             [f"`{row.rule}`", *(_epochs_until_solved(row.rule, t, runs) or ABSENT for t in solved)]
@@ -287,8 +286,8 @@ def _epochs_until_solved(rule: str, task: str, runs: Sequence[RunRecord]) -> str
     epochs: dict[tuple[str, int], list[int]] = {}
     for run in runs:
         if (run.rule, run.task) == (rule, task):
-            reached = run.status == "finished" and run.epochs < PRESETS[run.preset].epochs
-            epochs.setdefault((run.setting, run.seed), []).extend([run.epochs] if reached else [])
+            reached = solved_after(run)
+            epochs.setdefault((run.setting, run.seed), []).extend([] if reached is None else [reached])
     return f"{median(min(found) for found in epochs.values()):g}" if epochs and all(epochs.values()) else ""
 
 

@@ -244,7 +244,8 @@ class Fleet:
     def select(self, indices: list[int]) -> None:
         """Keeps only these members.
 
-        What is compiled is compiled for a number of rows: it stays until half of them would be spare.
+        A compiled fleet keeps its rows until half of them would be spare: another number needs a recording of
+        its own, and where something fixes the number (a module under vmap) a compilation.
         """
         spare = self.rows - len(indices)
         self.spare = spare if self.region is not None and 0 < spare < len(indices) else 0

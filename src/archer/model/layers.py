@@ -47,8 +47,8 @@ def short_convolution(x: Tensor, weight: Tensor) -> Tensor:
 
 
 ROWS_AT_ONCE = 2048
-"""Of the sums over tokens that an embedding's gradient is made of: a product with few rows and a long sum
-keeps a GPU idle, so that the tokens are divided, and the parts added up."""
+"""An embedding's gradient sums over all tokens of a batch for each row of the table. One product of few rows
+and a long sum leaves a GPU idle: the tokens are divided in parts, with so many rows in all, and added up."""
 
 
 class _Embedding(torch.autograd.Function):
