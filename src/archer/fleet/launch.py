@@ -315,7 +315,7 @@ def available_devices(asked: str | None = None) -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",)
 
 
-PROCESSES_PER_GPU = 3
+PROCESSES_PER_GPU = 6
 """Compiling a shape keeps two cores busy for half a minute, and the GPU idle; see docs/design/fleet.md."""
 
 
