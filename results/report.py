@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from archer.cycle.reach import Reach
+from archer.cycle.reading import compare_known, table_ledger
 from archer.errors import UserError
-from archer.judge import compare
 from archer.judge.ceiling import STOP_ACCURACY, solved_after
-from archer.ledger import ScoreRow, builtin_history, chosen_runs, read_runs
+from archer.ledger import Ledger, ScoreRow, builtin_history, chosen_runs
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
 from archer.mad.presets import PRESETS
 from archer.report import charts
 from archer.report.agreement import agreement, agreements, in_words, preset_scores
-from archer.report.numbers import interval, is_number, score, signed
+from archer.report.numbers import ends, is_number, score, signed, word
 from archer.report.svg import standalone
 from archer.rules import BASE, REFERENCE, resolve_history_name
 
@@ -99,10 +100,20 @@ def _draw(tables: Mapping[str, Table], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """The runs of one preset. runs: those that count. left_out: why others do not, and how many."""
+    """The runs of one preset. runs: those that count. left_out: why others do not, and how many.
+
+    stand_ins: the parent's runs in the name of a rule that was not trained where it is its parent.
+    compared: every rule with the plain delta rule; empty where that was not trained.
+    """
 
     runs: tuple[RunRecord, ...]
     left_out: Mapping[str, int]
+    stand_ins: tuple[RunRecord, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+
+    def scores(self, preset: str) -> tuple[ScoreRow, ...]:
+        """The scores of its rules, stand-ins included."""
+        return preset_scores((*self.runs, *self.stand_ins), preset)
 
 
 def read_tables(folder: Path) -> dict[str, Table]:
@@ -113,8 +124,12 @@ def read_tables(folder: Path) -> dict[str, Table]:
 def read_table(path: Path) -> Table:
     """Of each rule the version that was trained last (an edited rule is another rule under the same name),
     in the settings of the preset."""
-    name, runs = path.stem, read_runs(path)
-    others = {run.preset for run in runs} - {name}
+    with table_ledger(path) as ledger:
+        return _table_of(path, ledger, ledger.runs())
+
+
+def _table_of(path: Path, ledger: Ledger, runs: Sequence[RunRecord]) -> Table:
+    name, others = path.stem, {run.preset for run in runs} - {path.stem}
     if others:
         raise UserError(f"{path}: runs of {', '.join(sorted(others))}; expected those of {name} alone")
     last = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
@@ -125,7 +140,9 @@ def read_table(path: Path) -> Table:
         "of an earlier version of their rule": len(old),
         "in a setting that the preset no longer has": len(runs) - len(kept) - len(old),
     }
-    return Table(kept, {reason: number for reason, number in found.items() if number})
+    reach = Reach(ledger, kept)
+    left_out = {reason: number for reason, number in found.items() if number}
+    return Table(kept, left_out, reach.stand_ins(), comparisons(name, reach))
 
 
 def places(page: str) -> list[str]:
@@ -170,8 +187,8 @@ def earlier_scores() -> dict[str, dict[str, float]]:
 
 def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     """What was run, the scores beside the history, each setting, the differences, and what is missing."""
-    runs = table.runs
-    rows = sorted(preset_scores(runs, name), key=_order)
+    runs, compared = table.runs, table.compared
+    rows = sorted(table.scores(name), key=_order)
     tasks = [task for task in TASKS if any(run.task == task for run in runs)]
     yield _what(table)
     yield _table(["rule", *tasks, "mean", "seeds"], [_scores(row, tasks, history) for row in rows])
@@ -179,7 +196,9 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
         "In brackets the history's score, a mean over all settings of the task. "
         f"{ABSENT}: some of the task's settings lack a run."
     )
-    order = [line for task in tasks if (line := _order_of_history(name, task, rows, history))]
+    yield from _stood_in(table)
+    own = preset_scores(runs, name)  # a copy of its parent's score is no evidence of an order
+    order = [line for task in tasks if (line := _order_of_history(name, task, own, history))]
     if order:
         yield f"Kendall's correlation with the history's order, where rules differ: {'; '.join(order)}."
     for task in tasks:
@@ -199,7 +218,6 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
             for row in rows
         ]
         yield _table(["rule", *solved], [line for line in lines if set(line[1:]) != {ABSENT}])
-    compared = comparisons(name, runs)
     if compared:
         yield f"Minus {BASE}, with 95% intervals; in brackets what the history said, and whether that holds:"
         whole = {task: _settings_of(name, task) == _settings_of("full", task) for task in tasks}
@@ -213,6 +231,16 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     missing = list(_missing(name, rows))
     if missing:
         yield "\n".join(["Not there yet:", "", *missing])
+
+
+def _stood_in(table: Table) -> Iterator[str]:
+    """Where a score is the parent's."""
+    tasks: dict[str, dict[str, None]] = {}
+    for run in table.stand_ins:
+        tasks.setdefault(run.task, {})[f"`{run.rule}`"] = None
+    if tasks:
+        named = "; ".join(f"{task}: {', '.join(rules)}" for task, rules in tasks.items())
+        yield f"Not trained where they compute what their parent computes, whose runs count there: {named}."
 
 
 def _settings_of(preset: str, task: str) -> set[str]:
@@ -298,14 +326,14 @@ def _short(settings: Sequence[str]) -> list[str]:
     return ["-".join(part for part in one if part not in shared) or "-".join(one) for one in parts]
 
 
-def comparisons(name: str, runs: Sequence[RunRecord]) -> tuple[Comparison, ...]:
-    """Every rule against the plain delta rule; none where that was not trained."""
-    rules = dict.fromkeys(run.rule for run in runs)
-    if BASE not in rules:
+def comparisons(name: str, reach: Reach) -> tuple[Comparison, ...]:
+    """Every rule against the plain delta rule, as `archer compare` does it; none where that has no runs."""
+    if BASE not in reach.hashes:
         return ()
+    runs = (*reach.runs, *reach.stand_ins())
     scores = {row.rule: row.scores for row in preset_scores(runs, name)}
-    compared = (compare(runs, rule, BASE, preset=name) for rule in sorted(rules) if rule != BASE)
-    return tuple(_of_whole_tasks(c, scores) for c in compared)
+    pairs = [(rule, BASE) for rule in sorted(reach.hashes) if rule != BASE]
+    return tuple(_of_whole_tasks(c, scores) for c in compare_known(reach, pairs, name))
 
 
 def _of_whole_tasks(comparison: Comparison, scores: Mapping[str, Mapping[str, float | None]]) -> Comparison:
@@ -323,8 +351,8 @@ def _difference(comparison: Comparison, task: str, history: Scores, whole: bool)
     then = _earlier_difference(comparison.candidate, task, history)
     if line.difference is None:
         return f"{ABSENT} ({signed(then, ABSENT)})"
-    found = f"{signed(line.difference, ABSENT)} {interval(line.low, line.high, 'no interval')}"
-    return f"{found} **{line.word}** ({signed(then, ABSENT)}: {holds(line, then, whole)})"
+    found = f"{signed(line.difference, ABSENT)} {ends(line, 'no interval')}"
+    return f"{found} **{word(line)}** ({signed(then, ABSENT)}: {holds(line, then, whole)})"
 
 
 def _earlier_difference(rule: str, task: str, history: Scores) -> float | None:
@@ -400,10 +428,10 @@ def figures(tables: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
     """File name and drawing: a heat map per preset, and every rule's difference on each task."""
     words = dict.fromkeys(("better", "worse", "same", "undecided"), "") | {"missing": "no score"}
     for name, table in tables.items():
-        runs, compared = table.runs, comparisons(name, table.runs)
+        compared = table.compared
         if not compared:
             continue
-        rows = sorted(preset_scores(runs, name), key=_order)
+        rows = sorted(table.scores(name), key=_order)
         base = next(row for row in rows if row.rule == BASE)
         scores = {row.rule: {**row.scores, MEAN: row.mean} for row in rows}
         spec = charts.heat_map(scores, {**base.scores, MEAN: base.mean})

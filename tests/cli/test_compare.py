@@ -193,3 +193,13 @@ def test_a_part_of_a_task_is_said_to_be_one(tmp_path: Path) -> None:
     ]
     write_runs(tmp_path / "quick.csv", whole)
     assert "Only a part" not in output("compare", "hybrid", "decay", "--from", tmp_path / "quick.csv")
+
+
+@pytest.mark.parametrize("asked", [("compare", "hybrid", "delta_net"), ("table",)])
+def test_a_table_and_a_project_at_once_are_refused(
+    project: Path, tmp_path: Path, asked: tuple[str, ...]
+) -> None:
+    """One of them would be ignored in silence."""
+    said = refusal(*asked, "--from", tmp_path / "runs.csv", "--project", project)
+    assert f"leave out --project {project}, or leave out --from" in " ".join(said.split())
+    assert f"--from reads the runs of '{tmp_path / 'runs.csv'}' and no project" in " ".join(said.split())

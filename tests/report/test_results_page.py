@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.cli.program import output
 from tests.report.test_costs import make_run
 
 from archer.errors import UserError
@@ -17,6 +18,7 @@ from archer.judge import compare
 from archer.ledger import write_runs
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
+from archer.report.numbers import ends, signed
 
 SCRIPT = Path(__file__).parents[2] / "results" / "report.py"
 PAGE = "Words.\n\n<!-- results: quick -->\nstale words\n<!-- end: quick -->\n\nMore words.\n\n" \
@@ -118,6 +120,35 @@ def test_only_whole_tasks_confirm_and_contradict(
     """One setting of eleven says little of a mean over eleven."""
     line = replace(compare(some_runs(), "softmax", "delta_net", preset="quick").tasks[0], word=word)
     assert script.holds(line, earlier, whole) == said
+
+
+def test_where_two_rules_are_one_function_the_page_says_what_compare_says(
+    script: ModuleType, folders: tuple[Path, Path]
+) -> None:
+    """decay is delta_net in one chunk: its own runs there are no difference, and need not be."""
+    results, docs = folders
+    quick = PRESETS["quick"].settings
+    decay = [make_run("decay", index, seed, 0.4) for index in range(len(quick)) for seed in range(3)]
+    base = [make_run("delta_net", index, seed, 0.5) for index in range(len(quick)) for seed in range(3)]
+    untrained = [run for run in decay if run.task != "Memorize"]
+    write_runs(results / "quick.csv", [*base, *untrained])
+    script.write(results, docs)
+    page = (docs / "results.md").read_text()
+    asked = ("compare", "decay", "delta_net", "--from", results / "quick.csv")
+    screen = {line[:14].strip(): line for line in output(*asked, columns=120).splitlines()}
+    scores, differences = line_of(page, "decay"), line_of(page, "decay", 1)
+    assert scores[1].startswith("0.400")
+    assert scores[4].startswith("0.500")  # Memorize: the parent's
+    assert "compute what their parent computes, whose runs count there: Memorize: `decay`." in page
+    assert "Memorize, 1 of 1" not in page
+    for column, task in ((1, "Compress"), (4, "Memorize")):
+        assert differences[column].startswith("0.000 one function **same** (")
+        assert "one function" in screen[task]
+        assert "same" in screen[task]
+    line = compare(untrained + base, "decay", "delta_net", preset="quick").tasks[2]
+    assert line.task == "Fuzzy Recall"
+    assert f"{signed(line.difference, '')} {ends(line, '')} **{line.word}**" in differences[3]
+    assert ends(line, "").replace(", ", " ") in screen["Fuzzy Recall"]
 
 
 def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path]) -> None:

@@ -16,7 +16,7 @@ from archer.cli.shared import (
     ROOMY,
     FromOption,
     JsonOption,
-    ProjectOption,
+    OrProjectOption,
     latest_versions,
     open_runs,
     plain_table,
@@ -45,7 +45,7 @@ def command(
     reference: Annotated[
         str | None, typer.Option("--reference", help="Compare both with this rule as well.")
     ] = None,
-    project: ProjectOption = DEFAULT_PROJECT,
+    project: OrProjectOption = None,
     table: FromOption = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="The preset whose runs count; the latest that both have.")
@@ -72,7 +72,7 @@ def command(
         runs = ledger.runs()
         names = [name for name in (a, b, reference) if name is not None]
         labelled = _labelled(runs, names)
-        chosen = _preset(labelled, names, preset, table or project)
+        chosen = _preset(labelled, names, preset, table or project or DEFAULT_PROJECT)
         of_preset = tuple(run for run in labelled if run.preset == chosen)
         pairs = [(a, b)]
         if reference is not None:
@@ -113,27 +113,31 @@ def _labelled(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[RunRecor
     return tuple(labelled)
 
 
-def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None, project: Path) -> str:
+def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None, where: Path) -> str:
     """The preset of which all the rules have runs, the one trained last; or the wanted one."""
-    ordered = presets_of(runs, wanted, project)
+    ordered = presets_of(runs, wanted, where)
     trained = {name: {run.preset for run in runs if run.rule == name} for name in names}
     shared = [preset for preset in ordered if all(preset in found for found in trained.values())]
     if shared:
         return shared[-1]
     listed = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in trained.items())
     under = f"under {wanted}" if wanted else "under one preset"
-    rules = " ".join(_to_bench(name, project) for name in names)
+    rules = " ".join(_to_bench(name, where) for name in names)
     raise UserError(
         f"{' and '.join(names)} were not all trained {under}, so nothing can be paired (trained: {listed}). "
         f"Train them: archer bench {rules}{f' --preset {wanted}' if wanted else ''}"
     )
 
 
-def _to_bench(name: str, project: Path) -> str:
-    """How `archer bench` calls a rule: by its name, or by the file that a cycle wrote."""
+def _to_bench(name: str, where: Path) -> str:
+    """How `archer bench` calls a rule: by its name, or by the file that a cycle wrote into its project.
+
+    where: the project, or a table, whose rule files lie somewhere else.
+    """
     from archer.rules import rule_names
 
-    return name if name in rule_names() else str(project / "rules" / f"{name.partition('@')[0]}.py")
+    file = f"{name.partition('@')[0]}.py"
+    return name if name in rule_names() else file if where.is_file() else str(where / "rules" / file)
 
 
 def _compare(
@@ -146,21 +150,14 @@ def _compare(
     """The comparisons, the noise of a score under this preset, and what of it the first comparison rests on
     (without its two rules)."""
     from archer.cycle.reach import Reach
-    from archer.judge import compare
+    from archer.cycle.reading import compare_known
     from archer.judge.comparison import prior_noise
 
     reach = Reach(ledger, runs)
-    everything = (*runs, *reach.stand_ins())
-    found = tuple(
-        compare(
-            everything, first, second, preset=preset, margin=margin, exact_settings=reach.same(first, second)
-        )
-        for first, second in pairs
-    )
     newest = [run for run in runs if "@" not in run.rule]
     exact = reach.same(*pairs[0])
-    known = prior_noise(everything, *pairs[0], preset=preset, exact_settings=exact)
-    return found, Reach(ledger, newest).noise(), known
+    known = prior_noise((*runs, *reach.stand_ins()), *pairs[0], preset=preset, exact_settings=exact)
+    return compare_known(reach, pairs, preset, margin), Reach(ledger, newest).noise(), known
 
 
 def _table(comparison: Comparison, console: Console) -> RenderableType:
@@ -197,20 +194,13 @@ def _cells(line: TaskComparison, p_value: float | None, judged: bool) -> list[st
     """One row. Where nothing is ranked there is no word, and no p-value that could be read as one."""
     from rich.text import Text
 
-    from archer.report.numbers import interval, probability, score, signed
+    from archer.report.numbers import ends, probability, score, signed, word
 
-    between = interval(line.low, line.high, ABSENT).replace(", ", " ")
     more = f" (+{line.more_seeds})" if line.word == "undecided" and line.more_seeds else ""
-    word = Text(f"{line.word}{more}", style=STYLES[line.word])
-    if line.exact_settings and line.exact_settings == line.settings:
-        between, word = "one function", Text("same", style=STYLES["same"])
-    if line.no_room == "both":
-        word = Text("same, no room", style=STYLES["same"])
-    if not judged:
-        word = Text("not judged", style="dim")
+    said = Text(f"{word(line)}{more}", style=STYLES[line.word]) if judged else Text("not judged", style="dim")
     scores = (score(line.candidate, ABSENT), score(line.baseline, ABSENT), signed(line.difference, ABSENT))
     p_text = probability(p_value if judged else None, ABSENT).replace("< ", "<")
-    return [line.task, *scores, between, p_text, word, str(line.seeds)]
+    return [line.task, *scores, ends(line, ABSENT).replace(", ", " "), p_text, said, str(line.seeds)]
 
 
 def _notes(comparison: Comparison, judged: bool) -> list[str]:

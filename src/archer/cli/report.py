@@ -169,7 +169,7 @@ def _compared(laboratory: Laboratory, cycle: CycleRecord) -> dict[str, Any]:
     """The comparisons that no verdict holds: all of a bench's, and of a cycle's company those beside it."""
     from archer.cycle.again import bench_again, reference_of
     from archer.cycle.reach import Reach
-    from archer.judge import compare
+    from archer.cycle.reading import compare_known
 
     ledger = laboratory.ledger
     runs = ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
@@ -179,13 +179,9 @@ def _compared(laboratory: Laboratory, cycle: CycleRecord) -> dict[str, Any]:
     reach, reference = Reach(ledger, runs), reference_of(cycle)
     if reference not in reach.hashes:
         return {}
-    candidate, everything = ledger.proposals(id=cycle.proposal)[0].rule, (*runs, *reach.stand_ins())
+    candidate = ledger.proposals(id=cycle.proposal)[0].rule
     others = [rule for rule in cycle.rules if rule in reach.hashes and rule not in (reference, candidate)]
-    found = [
-        compare(everything, rule, reference, preset=cycle.preset, exact_settings=reach.same(rule, reference))
-        for rule in others
-    ]
-    return {"comparisons": found}
+    return {"comparisons": compare_known(reach, [(rule, reference) for rule in others], cycle.preset)}
 
 
 def _write_campaign(ledger: Ledger, project: Path, language: str) -> tuple[Path, ...]:

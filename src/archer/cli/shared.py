@@ -6,8 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +37,10 @@ WIDE = 120
 """From this width on the six tasks and their mean fit beside a rule with each heading on one line."""
 
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project folder.")]
+OrProjectOption = Annotated[
+    Path | None,
+    typer.Option("--project", "-p", help="The project folder.", show_default=str(DEFAULT_PROJECT)),
+]
 FromOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="FILE", help="A CSV table of runs (results/*.csv) instead of a project."),
@@ -68,37 +71,21 @@ def open_project(folder: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-@contextmanager
-def open_runs(project: Path, table: Path | None) -> Iterator[Ledger]:
-    """The ledger of a project or, where a table of runs is named, one that holds these runs and then goes.
+def open_runs(project: Path | None, table: Path | None) -> AbstractContextManager[Ledger]:
+    """The ledger of a project (the default one, unless named), or of a table of runs.
 
-    A table does not say how its runs were trained: the settings and the chunk of its presets are taken, so
-    that it is known where built-in rules are one function.
+    Raises UserError where both are named.
     """
     if table is None:
-        with open_project(project) as ledger:
-            yield ledger
-        return
-    from tempfile import TemporaryDirectory
+        return open_project(project or DEFAULT_PROJECT)
+    if project is not None:
+        raise UserError(
+            f"--from reads the runs of '{table}' and no project: leave out --project {project}, "
+            "or leave out --from to read that project"
+        )
+    from archer.cycle.reading import table_ledger
 
-    from archer.ledger import Ledger, read_runs
-
-    with TemporaryDirectory() as folder, Ledger.in_folder(folder) as ledger:
-        ledger.add_runs([_with_plan(run) for run in read_runs(table)])
-        yield ledger
-
-
-def _with_plan(run: RunRecord) -> RunRecord:
-    """The run with what its preset says of its training; as it is where that is not known."""
-    from archer.mad.presets import PRESETS
-    from archer.mad.settings import SETTINGS
-
-    preset = PRESETS.get(run.preset.partition("-")[0])
-    known = {setting.name: setting for setting in (*SETTINGS, *(preset.settings if preset else ()))}
-    if preset is None or run.setting not in known:
-        return run
-    recipe = {"chunk_size": preset.chunk_size, "epochs": preset.epochs}
-    return replace(run, effective={"setting": asdict(known[run.setting]), "recipe": recipe})
+    return table_ledger(table)
 
 
 def presets_of(runs: Iterable[RunRecord], wanted: str | None, folder: Path) -> tuple[str, ...]:

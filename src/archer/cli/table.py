@@ -16,7 +16,7 @@ from archer.cli.shared import (
     CsvOption,
     FromOption,
     JsonOption,
-    ProjectOption,
+    OrProjectOption,
     add_task_columns,
     folded,
     latest_versions,
@@ -69,7 +69,7 @@ class _Preset:
 
 
 def command(
-    project: ProjectOption = DEFAULT_PROJECT,
+    project: OrProjectOption = None,
     table: FromOption = None,
     preset: Annotated[str | None, typer.Option("--preset", help="One preset's runs alone.")] = None,
     select: Annotated[str, typer.Option("--select", help="The score: held_out or mad.")] = "held_out",
@@ -98,7 +98,7 @@ def command(
         raise unknown("score", select, SELECT)
     with open_runs(project, table) as ledger:
         everything = ledger.runs()
-        chosen = presets_of(everything, preset, table or project)
+        chosen = presets_of(everything, preset, table or project or DEFAULT_PROJECT)
         kept = [run for run in everything if run.preset in chosen]
         if runs:
             _show_runs(kept, csv, as_json)

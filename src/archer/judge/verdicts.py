@@ -216,7 +216,7 @@ def _words_sentence(comparison: Comparison, level: float) -> str:
 
 
 def _task_words(task: TaskComparison) -> str:
-    if task.exact_settings and task.exact_settings == task.settings:
+    if task.one_function:
         return f"{task.task} (one function in every setting, no difference by construction)"
     if task.no_room == "both":
         return f"{task.task} {_task_numbers(task)} (no room: both within the margin of 1, no test needed)"

@@ -174,6 +174,11 @@ class TaskComparison:
     missing: tuple[str, ...] = ()
     no_room: NoRoom = ""
 
+    @property
+    def one_function(self) -> bool:
+        """Whether the two compute the same in every setting, so that they differ by nothing."""
+        return 0 < self.exact_settings == self.settings
+
 
 @dataclass(frozen=True)
 class Look:

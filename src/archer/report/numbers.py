@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archer.ledger.records import TaskComparison
 
 MINUS = "\u2212"
 
@@ -35,6 +39,16 @@ def interval(low: float | None, high: float | None, absent: str, sign: bool = Tr
         return absent
     write = signed if sign else score
     return f"[{write(low, absent)}, {write(high, absent)}]"
+
+
+def ends(line: TaskComparison, absent: str) -> str:
+    """The interval of a difference; in English words where the two are one function and it has none."""
+    return "one function" if line.one_function else interval(line.low, line.high, absent)
+
+
+def word(line: TaskComparison) -> str:
+    """The word on one task in English, and where it was said without a test."""
+    return "same, no room" if line.no_room == "both" else line.word
 
 
 def probability(value: float | None, absent: str) -> str:
