@@ -8,6 +8,7 @@ import pytest
 from tests.report import example
 
 from archer.ledger.history import builtin_history
+from archer.ledger.records import RuleSource
 from archer.ledger.store import Ledger
 from archer.report.facts import Facts, gather
 from archer.report.markdown import to_markdown
@@ -45,6 +46,32 @@ def test_a_cycle_is_gathered_whole(ledger):
     text = to_markdown(build(facts))
     assert "delta_net.py" in text
     assert "Earlier verdicts" in text
+
+
+def test_of_two_texts_with_one_name_each_has_its_own_verification(ledger):
+    """The last of the name may be of another text: passed, rejected, or not even readable."""
+    from archer.rules import get_rule, load_rule, rule_names
+
+    (cycle,), (proposal,) = ledger.cycles(), ledger.proposals()
+    (first,) = ledger.verifications()
+    rules = [get_rule(name) for name in rule_names()]
+    texts = {name: f"{proposal.source}\n# {name}\n" for name in ("passed", "rejected")}
+    hashes = {name: load_rule(text, proposal.rule, get_rule).hash for name, text in texts.items()}
+    assert first.rule_hash not in hashes.values()
+    for name, text in texts.items():
+        checks = (replace(first.checks[0], message=name),)
+        ledger.add_verification(
+            replace(first, rule_hash=hashes[name], passed=name == "passed", checks=checks)
+        )
+        if name == "passed":
+            ledger.add_source(RuleSource(hashes[name], proposal.rule, proposal.parent, text))
+        ledger.add_proposal(replace(proposal, id=name, source=text))
+    found = {name: gather(ledger, replace(cycle, proposal=name), (), rules).verification for name in texts}
+    assert {name: one and one.checks[0].message for name, one in found.items()} == {n: n for n in texts}
+    ledger.add_source(RuleSource(hashes["rejected"], proposal.rule, proposal.parent, texts["rejected"]))
+    assert (
+        gather(ledger, cycle, (), rules).verification == first
+    )  # its hash is made up; the others are of other texts
 
 
 def test_a_campaign_is_gathered_whole(ledger):

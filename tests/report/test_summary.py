@@ -80,9 +80,40 @@ def test_wall_time_is_the_whole_cycles_and_training_stands_beside_it(campaign):
     columns = cycle_table(timed)
     assert columns["Wall time, s"] == ["3,600", "–", "30"]
     assert columns["Training, s"] == ["900", "–", "–"]
-    assert "Wall time of the cycles: 1 h, 0.25 h of it training." in to_markdown(summarise(timed))
+    lead = to_markdown(summarise(timed))
+    assert "from the first beginning to the last end: 1 h, " in lead
+    assert "; of the cycles: 1 h, 0.25 h of it training." in lead
     chinese = cycle_table(timed, "zh", "全部实验轮")
     assert (chinese["用时（秒）"], chinese["训练（秒）"]) == (["3,600", "–", "30"], ["900", "–", "–"])
+
+
+@pytest.mark.parametrize(
+    ("times", "begun", "said"),
+    [
+        ([("09:00", "10:00"), ("12:00", "12:30"), ("12:00", None)], None, "3.5 h"),
+        ([("09:00", "10:00"), ("12:00", "12:30"), ("12:00", None)], "08:30", "4 h"),
+        ([("09:00", "10:30"), ("09:30", "10:00"), ("09:45", "10:15")], "09:00", "1.5 h"),
+        ([("09:00", None), ("09:30", None), ("09:45", None)], "08:30", "0 h"),
+    ],
+)
+def test_what_is_waited_for_between_cycles_is_part_of_the_whole_time(campaign, times, begun, said):
+    """A campaign begins before its first cycle, and its cycles may wait for each other, or overlap."""
+
+    def at(hour: str | None) -> str | None:
+        return hour and f"2025-07-01T{hour}:00+00:00"
+
+    cycles = tuple(
+        replace(cycle, started_at=at(start), finished_at=at(end), settings={"started": at(begun)})
+        for cycle, (start, end) in zip(campaign.cycles, times, strict=True)
+    )
+    text = to_markdown(summarise(replace(campaign, cycles=cycles)))
+    assert f"from the first beginning to the last end: {said}, " in text
+
+
+def test_a_long_time_is_said_in_whole_hours(campaign):
+    first, *rest = campaign.cycles
+    long = replace(first, started_at="2025-07-01T09:00:00Z", finished_at="2025-07-08T10:12:00Z")
+    assert "to the last end: 169 h, " in to_markdown(summarise(replace(campaign, cycles=(long, *rest))))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

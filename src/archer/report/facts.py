@@ -262,7 +262,7 @@ def gather(
     facts = Facts(
         cycle=cycle,
         proposal=proposal,
-        verification=_last(ledger.verifications(rule=proposal.rule)) if proposal else None,
+        verification=_verification(ledger, proposal, loaded) if proposal else None,
         verdict=_last([verdict for verdict in verdicts if proposal and verdict.proposal == proposal.id]),
         runs=ledger.runs(keys=cycle.run_keys) if cycle.run_keys else (),
         comparisons=tuple(comparisons),
@@ -278,6 +278,25 @@ def gather(
     fresh = [key for one in facts.all_confirmations() for key in one.run_keys]
     facts = replace(facts, fresh_runs=ledger.runs(keys=fresh) if fresh else ())
     return _with_costs(facts, ledger, loaded)
+
+
+def _verification(
+    ledger: Ledger, proposal: ProposalRecord, rules: Mapping[str, Rule]
+) -> VerificationRecord | None:
+    """The last verification of this very text: another may have had its name.
+
+    By its hash; a text that could not be loaded has none, and of it the last that is not known to be of
+    another text is taken.
+    """
+    from archer.rules.rule import text_hash
+
+    found, kept = ledger.verifications(rule=proposal.rule), ledger.sources()
+    parent = rules.get(proposal.parent)
+    own = text_hash(proposal.source, (parent.source, *parent.ancestry)) if parent else ""
+    exact = [one for one in found if own and one.rule_hash == own]
+    return _last(
+        exact or [one for one in found if kept.get(one.rule_hash, proposal.source) == proposal.source]
+    )
 
 
 def _with_costs(facts: Facts, ledger: Ledger, rules: Mapping[str, Rule]) -> Facts:

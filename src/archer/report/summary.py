@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -148,8 +149,9 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             cycles=len(campaign.cycles),
             runs=numbers.count(len(campaign.runs)),
             lost=sum(run.status not in ("finished", "dropped") for run in campaign.runs),
-            hours=_hours(map(_elapsed, campaign.cycles)),
-            training=_hours(cycle.wall_seconds for cycle in campaign.cycles),
+            span=_hours(_span(campaign.cycles)),
+            hours=_hours(_total(map(_elapsed, campaign.cycles))),
+            training=_hours(_total(cycle.wall_seconds for cycle in campaign.cycles)),
             **states,
         )
     )
@@ -173,9 +175,25 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
         yield Paragraph(words.inline("lead.ranks_nothing", preset=preset), "warning")
 
 
-def _hours(seconds: Iterable[float | None]) -> str:
-    """The hours of what took any time that is known."""
-    return f"{sum(one for one in seconds if one is not None) / 3600:.2g}"
+def _hours(seconds: float) -> str:
+    """Two digits of a short time, whole hours of a long one."""
+    hours = seconds / 3600
+    return f"{hours:.2g}" if hours < 99.5 else f"{hours:,.0f}"
+
+
+def _total(seconds: Iterable[float | None]) -> float:
+    """Of what took any time that is known."""
+    return sum(one for one in seconds if one is not None)
+
+
+def _span(cycles: Sequence[CycleRecord]) -> float:
+    """Seconds from the beginning of the campaign, or its first cycle, to the end of the last that ended."""
+    starts = [one for cycle in cycles for one in (cycle.started_at, cycle.settings.get("started")) if one]
+    ends = [cycle.finished_at for cycle in cycles if cycle.finished_at]
+    if not ends:
+        return 0.0
+    begun, ended = min(map(datetime.fromisoformat, starts)), max(map(datetime.fromisoformat, ends))
+    return (ended - begun).total_seconds()
 
 
 def _elapsed(cycle: CycleRecord) -> float | None:

@@ -29,7 +29,7 @@ import itertools
 import linecache
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Literal
@@ -191,11 +191,16 @@ class Rule:
     @property
     def hash(self) -> str:
         """Names what the rule computes: its source and those of all its ancestors (12 hex digits)."""
-        return hashlib.sha256("\0".join((self.source, *self.ancestry)).encode()).hexdigest()[:12]
+        return text_hash(self.source, self.ancestry)
 
     def arguments(self, slot: str) -> tuple[str, ...]:
         """The names that a slot asks for."""
         return self._arguments[slot]  # type: ignore[attr-defined]
+
+
+def text_hash(source: str, ancestry: Sequence[str]) -> str:
+    """The hash of a rule by its text and those of its ancestors, the parent's first."""
+    return hashlib.sha256("\0".join((source, *ancestry)).encode()).hexdigest()[:12]
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
