@@ -7,7 +7,8 @@
 A landscape is a pool of rules with known scores on the six tasks. A searcher takes candidates from the pool
 one by one, sees the measured scores of what it took, and stops at the first one of the best decile. What is
 ranked is the goal of the search: the smallest margin over the reference among the six tasks. The researcher
-starts cold: it knows the reference and the base, no history.
+starts cold: it knows the reference and the base, no history; with --informed it knows the built-in history
+too, as in a project.
 
 The synthetic landscape is NOT a measurement of rules. Its pool are real single changes of real rules, but
 their scores are drawn anew in every repeat: each kind of change gets effects on the tasks that are resampled
@@ -32,7 +33,8 @@ import json
 import platform
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +45,21 @@ from numpy.typing import NDArray
 from archer.errors import UserError, unknown
 from archer.ledger.history import builtin_history
 from archer.ledger.records import TASKS
+from archer.mad import Preset
+from archer.mad.presets import PRESETS
 from archer.research.context import history_measurements
 from archer.research.researcher import Context, Measurement
 from archer.research.rule_text import library_sources
 from archer.research.space import Composition, Space
-from archer.research.structured import again_price, elite_turn, labels, outlook, promise
+from archer.research.structured import (
+    again_price,
+    elite_turn,
+    labels,
+    outlook,
+    points_of,
+    promise,
+    reached,
+)
 from archer.research.surrogate import Point, TaskSurrogate, fit, stretch, unstretch
 from archer.research.words import differences
 from archer.rules import resolve_history_name
@@ -73,7 +85,9 @@ KEPT = 0.8
 class Landscape:
     """A pool: compositions, the parents they come from, and scores [pool, tasks], true and as measured.
 
-    known: further rules that a searcher knows from the start, with their scores.
+    known: further rules that a searcher knows from the start, with their scores. preset: the one that was
+    recorded; its lengths say where a change of the state can show. informed: whether the searcher also knows
+    the built-in history, as the researcher of a real project does.
     """
 
     compositions: tuple[Composition, ...]
@@ -83,6 +97,8 @@ class Landscape:
     reference: Composition
     reference_scores: NDArray[np.floating]
     known: tuple[tuple[Composition, NDArray[np.floating]], ...] = ()
+    preset: Preset | None = None
+    informed: bool = False
 
     @property
     def best(self) -> NDArray[np.bool_]:
@@ -167,14 +183,14 @@ def best_decile(scores: NDArray[np.floating], reference: NDArray[np.floating]) -
     return margin >= np.quantile(margin, 0.9)
 
 
-def recorded(space: Space, path: Path, preset: str | None) -> Recorded:
+def recorded(space: Space, path: Path, preset: str | None, without: Sequence[str] = ()) -> Recorded:
     """The rules of a results table that have scores on all six tasks with every seed that most rules have.
 
     Names must be built in or composed. Of a rule that was edited the text that was trained last counts.
     """
     from archer.ledger.runs_csv import read_runs
 
-    runs = read_runs(path)
+    runs = [run for run in read_runs(path) if run.rule not in without]
     if not runs:
         raise UserError(
             f"{path} holds no run; `archer table --preset P --runs --csv P.csv` writes a table of runs"
@@ -235,7 +251,6 @@ def _of_the_base(runs: list[RunRecord], base: str, preset: str) -> list[RunRecor
     what changes the state alone shows nothing in a single chunk."""
     from archer.cycle.knowledge import stand_ins
     from archer.judge.reach import one_function_in_one_chunk
-    from archer.mad.presets import PRESETS
     from archer.rules import rule_names
 
     if preset not in PRESETS:
@@ -272,7 +287,7 @@ def _lacks(runs: list[RunRecord], rule: str, settings: dict[str, set[str]]) -> s
     return f"no score on {', '.join(tasks)}" if tasks else "not with every seed that most rules have"
 
 
-def landscape_of(space: Space, table: Recorded, repeat: int) -> Landscape:
+def landscape_of(space: Space, table: Recorded, repeat: int, informed: bool = False) -> Landscape:
     """A recorded table as one repeat sees it: four fifths of the rules, noise from the seeds."""
     generator = np.random.default_rng([repeat, 23])
     count = len(table.names)
@@ -290,6 +305,8 @@ def landscape_of(space: Space, table: Recorded, repeat: int) -> Landscape:
         space.composition(REFERENCE),
         table.reference_scores,
         base,
+        PRESETS.get(table.preset),
+        informed,
     )
 
 
@@ -304,14 +321,17 @@ def _known(space: Space, name: str) -> bool:
 
 def guided(space: Space, land: Landscape, seed: int) -> int:
     """How many candidates the researcher takes to the first of the best decile."""
-    context = Context(sources={}, preset="bench", seed=seed)
+    context = _start(land, seed)
+    past = points_of(context, space)
+    share = {task: reached(context, task) if land.preset else {} for task in TASKS}
     left, taken = list(range(len(land.compositions))), []
     known = ((land.reference, land.reference_scores), *land.known)
     while left:
+        seen = (*known, *((land.compositions[i], land.measured[i]) for i in taken))
         surrogates: dict[str, TaskSurrogate] = {}
         for column, task in enumerate(TASKS):
-            seen = (*known, *((land.compositions[i], land.measured[i]) for i in taken))
-            surrogates[task] = fit([Point(one, "bench", float(scores[column])) for one, scores in seen], {})
+            own = tuple(Point(one, context.preset, float(scores[column])) for one, scores in seen)
+            surrogates[task] = fit((*past[task], *own), share[task])
         look = outlook(context, space, surrogates, [land.compositions[i] for i in left])
         before = Counter(labels(land.compositions[i]) for i in taken)
         again = np.array([before[labels(land.compositions[i])] for i in left], dtype=float)
@@ -325,6 +345,15 @@ def guided(space: Space, land: Landscape, seed: int) -> int:
         if land.best[index]:
             return len(taken)
     raise AssertionError("the best decile is never empty")
+
+
+def _start(land: Landscape, seed: int) -> Context:
+    """What the researcher knows before the first candidate."""
+    history = _history() if land.informed else ()
+    context = Context(sources={}, history=history, preset="bench", seed=seed)
+    if land.preset is None:
+        return context
+    return replace(context, settings=land.preset.settings, chunk_size=land.preset.chunk_size)
 
 
 def _elite_parent(
@@ -368,6 +397,10 @@ def main() -> None:
     )
     parser.add_argument("--history", help="a table of the built-in history instead of runs")
     parser.add_argument("--preset", help="which preset of the export; the most frequent one if left out")
+    parser.add_argument(
+        "--informed", action="store_true", help="with --runs: the researcher knows the built-in history"
+    )
+    parser.add_argument("--without", nargs="*", default=[], help="with --runs: rules to leave out")
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--pool", type=int, default=300, help="candidates in the synthetic pool")
     options = parser.parse_args()
@@ -377,13 +410,13 @@ def main() -> None:
     if options.runs or options.history:
         try:
             table = (
-                recorded(space, options.runs, options.preset)
+                recorded(space, options.runs, options.preset, options.without)
                 if options.runs
                 else of_history(space, options.history)
             )
         except UserError as error:
             raise SystemExit(f"error: {error}") from None
-        lands = [landscape_of(space, table, repeat) for repeat in range(options.repeats)]
+        lands = [landscape_of(space, table, r, options.informed) for r in range(options.repeats)]
         more = described(table, str(options.runs or options.history), lands[0])
     else:
         changes = list(space.changes(PARENTS))

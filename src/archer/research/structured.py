@@ -90,6 +90,11 @@ class StructuredResearcher:
 
 def fit_tasks(context: Context, space: Space) -> dict[str, TaskSurrogate]:
     """One surrogate per task, from history and ledger together."""
+    return {task: fit(points, reached(context, task)) for task, points in points_of(context, space).items()}
+
+
+def points_of(context: Context, space: Space) -> dict[str, tuple[Point, ...]]:
+    """What history and ledger measured of rules that the space knows, per task."""
     protocol = protocols(context)
     points: dict[str, dict[tuple[object, ...], Point]] = {task: {} for task in TASKS}
     for m in (*context.history, *context.measured):
@@ -98,7 +103,7 @@ def fit_tasks(context: Context, space: Space) -> dict[str, TaskSurrogate]:
         sd = (m.high - m.low) / (2 * 1.96) if m.low is not None and m.high is not None else None
         key = (m.rule, protocol[m.source], m.score)
         points[m.task][key] = Point(space.composition(m.rule), protocol[m.source], m.score, sd)
-    return {task: fit(tuple(points[task].values()), reached(context, task)) for task in TASKS}
+    return {task: tuple(found.values()) for task, found in points.items()}
 
 
 def reached(context: Context, task: str) -> dict[str, float]:
