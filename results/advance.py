@@ -41,8 +41,8 @@ def plan(arguments: argparse.Namespace) -> None:
     """Prints the plan for a training process."""
     preset = get_preset(arguments.preset)
     asked = {*arguments.tasks, *arguments.settings}
-    settings = [s for s in preset.settings if not asked or {s.slug, s.name} & asked]
-    unknown = asked - {name for s in preset.settings for name in (s.slug, s.name)}
+    settings = [s for s in preset.settings if not asked or {s.task, s.slug, s.name} & asked]
+    unknown = asked - {name for s in preset.settings for name in (s.task, s.slug, s.name)}
     if unknown:
         raise UserError(
             f"{preset.name} has no task or setting {', '.join(sorted(unknown))}; it has: "
@@ -99,7 +99,7 @@ def main() -> None:
     asking = commands.add_parser("plan")
     asking.add_argument("preset")
     asking.add_argument("rules", nargs="+")
-    asking.add_argument("--tasks", nargs="*", default=[])
+    asking.add_argument("--tasks", nargs="*", default=[], help='as "Noisy Recall" or noisy-recall')
     asking.add_argument("--settings", nargs="*", default=[], help="by name, as compress-v16-t32-n800")
     asking.add_argument("--seeds", type=int, default=1)
     asking.add_argument("--seconds", type=float, default=None)
