@@ -63,7 +63,7 @@ def step(fleet: Fleet, index: int, captured: bool = False) -> torch.Tensor:
     rows = torch.arange(BATCH, device=fleet.device) + BATCH * (index % 2)
     if fleet.step is None:
         fleet.step = captured_step(fleet) if captured else fleet.train_step
-    return fleet.step(rows.expand(fleet.size, -1), fleet.rates).clone()
+    return fleet.step(rows.expand(fleet.rows, -1), fleet.rates).clone()
 
 
 def wait(device: torch.device) -> None:

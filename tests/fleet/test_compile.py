@@ -17,19 +17,19 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch, about its own tracing
-@pytest.mark.parametrize("rule", ["gated_delta_net", "adam"])
+@pytest.mark.parametrize(("rule", "exact"), [("gated_delta_net", False), ("adam", False), ("decay", True)])
 def test_a_fleet_of_another_size_compiles_nothing_and_loses_the_same(
-    rule: str, monkeypatch: pytest.MonkeyPatch
+    rule: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and not translated to machine code, which would take a minute; traces are what sizes decide."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiling._compiled.cache_clear()
-    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "_exact_options", dict)
+    forget_what_is_compiled()
     counters.clear()
     runs = tiny_runs(5, rule)
     graphs = []
-    for size in (3, 5, 2):
-        region = compiling.compiler()
+    for size in (3, 5, 1):
+        region = compiling.compiler(exact)
         fleets = [Fleet.start(build_model(runs[0]), runs[:size], load, CPU, each) for each in (region, None)]
         for fleet in fleets:
             fleet.run_epoch()
@@ -39,4 +39,36 @@ def test_a_fleet_of_another_size_compiles_nothing_and_loses_the_same(
         assert compiled == pytest.approx(plain, abs=1e-6)
     assert graphs[0] > 0
     assert len(set(graphs)) == 1
+    forget_what_is_compiled()
+
+
+def test_what_is_exact_is_compiled_for_two_members_whoever_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How sums are divided is decided by the first size, and must not differ between processes."""
+    rows: dict[str, list[int]] = {}
+
+    def compiles_nothing(function, **_):
+        def call(*given):
+            first = next(x for x in given if isinstance(x, torch.Tensor))
+            rows.setdefault(function.__name__, []).append(len(first))
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiles_nothing)
+    forget_what_is_compiled()
+    runs = tiny_runs(3)
+    fleets = [Fleet.start(build_model(runs[0]), runs, load, CPU, compiling.compiler(True)) for _ in "ab"]
+    fleets.append(Fleet.start(build_model(runs[0]), runs, load, CPU))
+    losses = [fleet.train_step(torch.arange(16).expand(3, -1), fleet.rates) for fleet in fleets]
+    assert set(rows) == {"embed", "_mix", "_swiglu", "_unembed", "loss_and_predictions"}
+    assert all(seen == [2, 3, 3] for seen in rows.values()), rows
+    assert torch.equal(losses[0], losses[2])
+    forget_what_is_compiled()
+
+
+def forget_what_is_compiled() -> None:
     compiling._compiled.cache_clear()
+    compiling._exactly_compiled.cache_clear()
+    torch._dynamo.reset()

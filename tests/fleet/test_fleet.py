@@ -167,6 +167,38 @@ def test_what_is_compiled_keeps_its_rows_until_half_of_them_would_be_spare() -> 
         assert torch.allclose(torch.tensor(losses[:half]), torch.tensor(losses[half:]), atol=1e-5)
 
 
+def test_a_compiled_run_alone_has_a_spare_row_and_loses_what_it_loses_alone() -> None:
+    """For one row PyTorch would compile another program."""
+    run = tiny_runs(1, epochs=2)[0]
+    compiled = Fleet.start(build_model(run), [run], load, CPU, lambda function, name: function)
+    plain = start([run])
+    assert (compiled.size, compiled.rows, plain.rows) == (1, 2, 1)
+    for fleet in (compiled, plain):
+        fleet.run_epoch()
+        fleet.evaluate()
+    assert compiled.members[0].curve[0].test_loss == pytest.approx(
+        plain.members[0].curve[0].test_loss, abs=1e-6
+    )
+    assert compiled.state()["weights"]["flat"].shape[0] == 1
+
+
+def test_the_last_run_that_does_not_fit_with_its_spare_row_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = tiny_runs(1)
+    wanted = sorted(map(results, train(runs, load=load)))
+    plain = Weights.gradient
+
+    def scarce(self: Weights, loss: torch.Tensor) -> torch.Tensor:
+        if self.flat.shape[0] > 1:
+            raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+        return plain(self, loss)
+
+    monkeypatch.setattr(Weights, "gradient", scarce)
+    monkeypatch.setattr("archer.fleet.train.compiler", lambda exact: lambda function, name: function)
+    assert sorted(map(results, train(runs, Options(compiled=True), load=load))) == wanted
+
+
 def test_runs_that_join_take_the_place_of_spare_rows() -> None:
     runs = tiny_runs(6, epochs=3)
     kept = Fleet.start(build_model(runs[0]), runs[:4], load, CPU, lambda function, name: function)

@@ -40,8 +40,8 @@ CASES = {
     "wide values": ("gated_delta_net", Sizes(runs=2, batch=2, length=48, width=32, heads=2, chunk=16)),
     "shares of the batch": ("delta_net", Sizes(runs=1, batch=5, length=16, width=32, heads=1, chunk=16)),
 }
-PROGRAMS = 2 * 3
-"""So few that five sequences of one head are divided among two programs, of three and two."""
+SHARES = 2
+"""So few that five sequences are divided among two programs, of three and two."""
 
 
 def make(name: str, sizes: Sizes, device: str) -> tuple[RuleMixer, dict[str, Tensor], Tensor]:
@@ -91,7 +91,7 @@ def interpreted() -> dict[str, dict[str, float]]:
 
     with (
         patch.object(archer.model.mixer, "kernels_for", as_on_a_gpu),
-        patch.object(kernels, "PROGRAMS", PROGRAMS),
+        patch.object(kernels, "SHARES", SHARES),
     ):
         found = {case: errors(name, sizes, torch.float32, "cpu") for case, (name, sizes) in CASES.items()}
     assert any(taken)

@@ -72,6 +72,8 @@ class Fleet:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
             enable_kernels()
+        if self.region is not None and self.rows == 1:
+            self._take(torch.zeros(2, dtype=torch.long, device=self.device), spare=1)
         runs = [member.run for member in self._in_rows(self.members)]
         self.rates = torch.tensor([run.learning_rate for run in runs], device=self.device)
         self.decays = torch.tensor([run.weight_decay for run in runs], device=self.device)
@@ -245,16 +247,21 @@ class Fleet:
         """Keeps only these members.
 
         A compiled fleet keeps its rows until half of them would be spare: another number needs a recording of
-        its own, and where something fixes the number (a module under vmap) a compilation.
+        its own, and where something fixes the number (a module under vmap) a compilation. It has at least two:
+        for one, PyTorch compiles another program, with other sums.
         """
         spare = self.rows - len(indices)
-        self.spare = spare if self.region is not None and 0 < spare < len(indices) else 0
-        rows = [*indices, *indices[:1] * self.spare]
-        kept = torch.tensor(rows, dtype=torch.long, device=self.device)
+        spare = spare if self.region is not None and 0 < spare < len(indices) else 0
         self.members = [self.members[i] for i in indices]
-        self.weights = self.weights.keep(kept)
-        self.splits = {name: split.keep(kept) for name, split in self.splits.items()}
+        rows = [*indices, *indices[:1] * spare]
+        self._take(torch.tensor(rows, dtype=torch.long, device=self.device), spare)
         self.__post_init__()
+
+    def _take(self, rows: Tensor, spare: int) -> None:
+        """Keeps these rows, of which the last are spare."""
+        self.spare = spare
+        self.weights = self.weights.keep(rows)
+        self.splits = {name: split.keep(rows) for name, split in self.splits.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the members go on: plain data and tensors on the CPU."""

@@ -99,7 +99,8 @@ class _Packing:
         self.model = for_device(build_model(runs[0]), self.device)
         compiled = options.compiled if options.compiled is not None else self.device.type == "cuda"
         self.alone = self.model.mixer if isinstance(self.model.mixer, AloneMixer) else None
-        self.region: Region | None = compiler() if compiled and not self.alone else None
+        exact = self.device.type == "cuda" and runs[0].recipe.precision == "fp32"
+        self.region: Region | None = compiler(exact) if compiled and not self.alone else None
         self.path = checkpoint_path(options.checkpoints, runs[0]) if options.checkpoints else None
         self.parked: State | None = None
         self.runs = together(runs) if options.race else runs
@@ -212,15 +213,20 @@ class _Packing:
         return Fleet(self.model, members, weights, splits, self.device, self.region)
 
     def _halve(self, fleet: Fleet) -> Fleet:
-        """The device's memory did not suffice: half of the members wait, as they are, in the CPU's."""
-        if fleet.size == 1:
+        """The device's memory did not suffice: half of the members wait, as they are, in the CPU's.
+
+        The last one, which has a spare row beside it when compiled, goes on without.
+        """
+        if fleet.size == 1 and self.region:
+            self.region = None
+        elif fleet.size == 1:
             raise MemoryError(
                 f"one run of {fleet.members[0].run.setting.name} does not fit into the memory of "
                 f"{self.device}; use a smaller preset or another device"
             )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.room = fleet.size // 2
+        self.room = max(1, fleet.size // 2)
         kept, parked = _split(fleet.state(), self.room)
         self.parked = _merge(parked, self.parked)
         self.report({"event": "smaller", "members": self.room})

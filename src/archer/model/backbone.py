@@ -92,7 +92,7 @@ class Model:
     def logits(self, parameters: Parameters, tokens: Tensor, region: Region | None = None) -> Tensor:
         """tokens [F, B, T] to logits [F, B, T, V]. region: wraps each part, e.g. to compile it."""
         wrap = region or _plain
-        x = embed(parameters["embed"], tokens)
+        x = wrap(embed, "embed")(parameters["embed"], tokens)
         for block in range(self.mixers):
             own = parameters_under(parameters, f"{block}.mixer.")
             x = wrap(_mix, "mixer")(self.mixer, parameters[f"{block}.mixer_norm"], own, x)

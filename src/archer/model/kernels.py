@@ -21,8 +21,9 @@ from torch import Tensor
 EPSILON = 1e-6
 TILE = 1024
 """Numbers that one program handles at a time: 32 tokens of a head of width 32."""
-PROGRAMS = 8192
-"""About how many programs the gradient is divided among."""
+SHARES = 16
+"""Into so many sums the gradient of a run's taps is divided: the same for any number of runs, so that a run's
+gradient has the same bits in every fleet."""
 
 
 @triton.jit
@@ -181,8 +182,7 @@ def _gradients_like(x, taps, dq, dk, dv, heads, key, value, chunk) -> Any:
     """The gradient before SiLU [F, B, T, W], and that of the taps in shares, [F, shares, 4, W]."""
     runs, batch, length = x.shape[:3]
     width = heads * (2 * key + value)
-    shares = max(1, min(batch, PROGRAMS // (runs * (width // key))))
-    return x.new_empty(runs, batch, length, width), taps.new_empty(runs, shares, *taps.shape[1:])
+    return x.new_empty(runs, batch, length, width), taps.new_empty(runs, min(batch, SHARES), *taps.shape[1:])
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
