@@ -72,9 +72,12 @@ def _exactly_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _exact_options() -> dict[str, Any]:
     """For Inductor: nothing is decided by timing, and products have one way of adding up."""
+    from torch._inductor import config
+
     from archer.fleet.products import ONE_WAY
 
-    return {"deterministic": True, "shape_padding": False, "post_grad_custom_pre_pass": ONE_WAY}
+    wanted = {"deterministic": True, "shape_padding": False, "post_grad_custom_pre_pass": ONE_WAY}
+    return {name: value for name, value in wanted.items() if hasattr(config, name)}
 
 
 def _shape_of_one(given: Any) -> Any:

@@ -247,8 +247,8 @@ class Fleet:
         """Keeps only these members.
 
         A compiled fleet keeps its rows until half of them would be spare: another number needs a recording of
-        its own, and where something fixes the number (a module under vmap) a compilation. It has at least two:
-        for one, PyTorch compiles another program, with other sums.
+        its own, and where something fixes the number (a module under vmap) a compilation. It has two at
+        least: for one, PyTorch compiles another program, with other sums.
         """
         spare = self.rows - len(indices)
         spare = spare if self.region is not None and 0 < spare < len(indices) else 0
