@@ -371,7 +371,7 @@ def holds(line: TaskComparison, earlier: float | None, whole: bool = True) -> st
     if abs(earlier) < NOTABLE:
         return "noise"
     if line.word == "undecided":
-        return "open"
+        return "level here" if line.no_room == "both" else "open"
     agrees = {"better": earlier > 0, "worse": earlier < 0}.get(line.word)
     if whole:
         return "confirmed" if agrees else "contradicted"

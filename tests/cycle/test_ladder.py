@@ -109,6 +109,8 @@ def test_only_at_the_end_are_seeds_added_and_winners_confirmed():
 def test_more_seeds_are_for_what_is_open_or_won():
     assert held_back(verdict(*[BETTER] * 6), MORE_SEEDS) == ""
     assert held_back(verdict(*[BETTER] * 5, UNDECIDED), MORE_SEEDS) == ""
+    full = replace(UNDECIDED, no_room="both")
+    assert held_back(verdict(*[replace(SAME, high=0.02)] * 5, full), MORE_SEEDS) != ""
     decided = verdict(*[replace(SAME, high=0.02)] * 6)
     assert held_back(decided, MORE_SEEDS) == "all six tasks are decided, and nothing was won"
     assert held_back(decided) == ""

@@ -45,21 +45,34 @@ def test_how_far_another_rule_could_be_above(scores: list[float], expected: floa
 
 
 @pytest.mark.parametrize("noise", [LOUD, QUIET, {}])
-def test_both_at_the_ceiling_are_the_same_by_arithmetic_whatever_the_noise(
-    noise: dict[str, NoiseFloor],
+@pytest.mark.parametrize(
+    ("seeds", "word", "more"), [(1, "undecided", 10), (10, "undecided", 1), (11, "same", None)]
+)
+def test_both_at_the_ceiling_are_the_same_after_many_seeds_whatever_the_noise(
+    noise: dict[str, NoiseFloor], seeds: int, word: str, more: int | None
 ) -> None:
-    """One seed, a difference far above the quiet noise, and yet none above the margin is possible."""
-    found = of(compare(runs_at(0.9991, 0.9997, TASKS), "a", "b", preset="full", noise=noise), "Memorize")
-    assert (found.word, found.no_room, found.p_value, found.p_adjusted) == ("same", "both", None, None)
+    """A difference far above the quiet noise, and yet none above the margin is possible."""
+    runs = runs_at(0.9991, 0.9997, TASKS, range(seeds))
+    found = of(compare(runs, "a", "b", preset="full", noise=noise), "Memorize")
+    assert (found.word, found.no_room, found.p_value, found.p_adjusted) == (word, "both", None, None)
     assert found.difference == pytest.approx(-0.0006)
     assert (found.low, found.high) == pytest.approx((-0.0009, 0.0003))
-    assert found.more_seeds is None
+    assert found.more_seeds == more
+    assert not found.may_be_won
+
+
+def test_one_seed_calls_nothing_the_same_however_quiet_others_are() -> None:
+    runs = {n: runs_at(0.5, 0.5, TASKS, range(n)) for n in (1, 2)}
+    words = {n: of(compare(r, "a", "b", preset="full", noise=QUIET), "Memorize") for n, r in runs.items()}
+    assert (words[1].word, words[1].more_seeds) == ("undecided", 1)
+    assert words[1].may_be_won
+    assert words[2].word == "same"
 
 
 def test_the_two_may_change_places() -> None:
     runs = runs_at(0.991, 0.9999, ["Memorize"])
     one, other = (compare(runs, *pair, preset="full", noise=QUIET) for pair in ("ab", "ba"))
-    assert of(one, "Memorize").word == of(other, "Memorize").word == "same"
+    assert of(one, "Memorize").no_room == of(other, "Memorize").no_room == "both"
     assert of(one, "Memorize").low == pytest.approx(-(of(other, "Memorize").high or 0))
 
 
@@ -92,7 +105,7 @@ def test_a_setting_beyond_reach_does_not_widen_what_is_possible() -> None:
     )
     exact = [f"{task} 1" for task in TASKS]
     found = of(compare(runs, "a", "b", preset="full", noise=LOUD, exact_settings=exact), "Compress")
-    assert (found.no_room, found.word, found.exact_settings) == ("both", "same", 1)
+    assert (found.no_room, found.word, found.exact_settings) == ("both", "undecided", 1)
     assert (found.low, found.high) == pytest.approx((-0.002, 0.002))
 
 
@@ -117,9 +130,10 @@ def test_the_mean_keeps_the_seeds_of_the_tasks_that_are_open() -> None:
     assert (mean.seeds, mean.no_room) == (3, "")
 
 
-def test_all_tasks_at_the_ceiling_leave_the_mean_the_same() -> None:
-    mean = compare(runs_at(0.9991, 0.9997, TASKS), "a", "b", preset="full", noise=LOUD).mean
-    assert (mean.word, mean.no_room) == ("same", "both")
+@pytest.mark.parametrize(("seeds", "word"), [(1, "undecided"), (11, "same")])
+def test_all_tasks_at_the_ceiling_leave_the_mean_no_room(seeds: int, word: str) -> None:
+    mean = compare(runs_at(0.9991, 0.9997, TASKS, range(seeds)), "a", "b", preset="full", noise=LOUD).mean
+    assert (mean.word, mean.no_room) == (word, "both")
     assert (mean.low, mean.high) == pytest.approx((-0.0009, 0.0003))
 
 
@@ -157,8 +171,26 @@ def test_no_seed_is_spent_where_there_is_no_room() -> None:
     rest = tuple(task for task in TASKS if task not in ("Memorize", "Selective Copy"))
     assert asked[1:] == [((1,), rest), ((2,), rest)]
     assert of(state.comparison, "Memorize").seeds == 1
-    assert state.comparison.looks[0].decided == ("Memorize", "Selective Copy")
-    assert "by arithmetic" in state.comparison.method
+    assert of(state.comparison, "Memorize").word == "undecided"
+    assert [one.decided for one in state.comparison.looks] == [()] * 3
+    assert "no seed is added for that" in state.comparison.method
+    assert state.stopped == "looks used up"
+
+
+@pytest.mark.parametrize(
+    ("looks", "stopped", "seeds"), [((1, 2, 8), "no room", 1), ((5, 8, 13), "decided", 13)]
+)
+def test_seeds_are_added_at_the_ceiling_only_by_a_plan_that_can_decide_there(
+    looks: tuple[int, ...], stopped: str, seeds: int
+) -> None:
+    def measure(following: tuple[int, ...], tasks: tuple[str, ...]) -> list[RunRecord]:
+        return [run for run in runs_at(0.9991, 0.9997, TASKS, following) if run.task in tasks]
+
+    state = decide_sequentially(measure, "a", "b", preset="full", policy=UntilDecided(looks), noise=LOUD)
+    assert state.comparison is not None
+    assert state.stopped == stopped
+    assert {task.seeds for task in state.comparison.tasks} == {seeds}
+    assert {task.word for task in state.comparison.tasks} == {"same" if seeds > 11 else "undecided"}
 
 
 # Epochs until solved

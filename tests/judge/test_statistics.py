@@ -11,6 +11,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from archer.judge import statistics
+from archer.judge.ceiling import FAILING, SURE_SEEDS, UNSEEN
+from archer.judge.simulate import _variance_below
 
 P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=8)
 
@@ -99,6 +101,7 @@ def test_words_prefer_a_certain_tiny_difference_to_equivalence() -> None:
         np.asarray([0.01, 0.01, 0.5, np.nan]),
         np.asarray([0.01, 0.01, 0.01, np.nan]),
         0.05,
+        np.asarray(3),
     )
     assert found.tolist() == ["better", "worse", "same", "undecided"]
 
@@ -106,14 +109,40 @@ def test_words_prefer_a_certain_tiny_difference_to_equivalence() -> None:
 def test_where_the_ceiling_leaves_no_room_a_certain_difference_is_no_win() -> None:
     certain, unequal = np.asarray(0.001), np.asarray(0.9)
 
-    def word(difference: float, possible: tuple[float, float]) -> str:
-        return str(statistics.words(np.asarray(difference), certain, unequal, 0.05, possible))
+    def word(difference: float, possible: tuple[float, float], seeds: int = 3) -> str:
+        found = statistics.words(np.asarray(difference), certain, unequal, 0.05, np.asarray(seeds), possible)
+        return str(found)
 
     assert word(0.004, statistics.ANYTHING) == "better"
     assert word(0.004, (-np.inf, 0.009)) == "undecided"
     assert word(-0.004, (-np.inf, 0.009)) == "worse"
     assert word(-0.004, (-0.009, np.inf)) == "undecided"
-    assert word(0.004, (-0.009, 0.009)) == "same"
+    assert word(0.004, (-0.009, 0.009)) == "undecided"
+    assert word(0.004, (-0.009, 0.009), seeds=SURE_SEEDS) == "same"
+
+
+@pytest.mark.parametrize(
+    ("possible", "fewest"),
+    [
+        (statistics.ANYTHING, 2),
+        ((-np.inf, 0.009), SURE_SEEDS),
+        ((-0.009, np.inf), SURE_SEEDS),
+        ((-0.009, 0.009), SURE_SEEDS),
+    ],
+)
+def test_the_same_needs_seeds(possible: tuple[float, float], fewest: int) -> None:
+    """One says nothing of their own noise; at the ceiling a rule that fails now and then looks alike."""
+    equal = np.asarray(0.001)
+    found = [
+        str(statistics.words(np.asarray(0.0), np.asarray(1.0), equal, 0.05, np.asarray(seeds), possible))
+        for seeds in (fewest - 1, fewest)
+    ]
+    assert found == ["undecided", "same"]
+
+
+def test_so_many_seeds_at_the_ceiling_as_show_a_rule_that_fails_one_in_four() -> None:
+    assert (1 - FAILING) ** SURE_SEEDS <= UNSEEN < (1 - FAILING) ** (SURE_SEEDS - 1)
+    assert SURE_SEEDS == 11
 
 
 def test_an_interval_ends_where_the_room_does() -> None:
@@ -128,3 +157,10 @@ def test_no_interval_reaches_beyond_what_scores_can_differ_by() -> None:
     low, high = statistics.within(np.array([-1.4, -0.2]), np.array([1.7, 0.3]), statistics.ANYTHING)
     assert low.tolist() == [-1.0, -0.2]
     assert high.tolist() == [1.0, 0.3]
+
+
+def test_noise_below_a_ceiling_is_what_draws_show() -> None:
+    draws = np.random.default_rng(5).normal(0, 0.02, 400_000)
+    for room in (0.0, 0.005, 0.03, 1.0):
+        shown = np.var(np.minimum(draws, room))
+        assert _variance_below(np.asarray(room), np.asarray(0.02)) == pytest.approx(shown, rel=0.01)

@@ -120,6 +120,8 @@ def test_only_whole_tasks_confirm_and_contradict(
     """One setting of eleven says little of a mean over eleven."""
     line = replace(compare(some_runs(), "softmax", "delta_net", preset="quick").tasks[0], word=word)
     assert script.holds(line, earlier, whole) == said
+    if said == "open":
+        assert script.holds(replace(line, no_room="both"), earlier, whole) == "level here"
 
 
 def test_where_two_rules_are_one_function_the_page_says_what_compare_says(

@@ -197,22 +197,26 @@ def _cells(line: TaskComparison, p_value: float | None, judged: bool) -> list[st
     from archer.report.numbers import ends, probability, score, signed, word
 
     more = f" (+{line.more_seeds})" if line.word == "undecided" and line.more_seeds else ""
-    said = Text(f"{word(line)}{more}", style=STYLES[line.word]) if judged else Text("not judged", style="dim")
+    style = "dim" if line.no_room == "both" or not judged else STYLES[line.word]
+    said = Text(f"{word(line)}{more}" if judged else "not judged", style=style)
     scores = (score(line.candidate, ABSENT), score(line.baseline, ABSENT), signed(line.difference, ABSENT))
     p_text = probability(p_value if judged else None, ABSENT).replace("< ", "<")
     return [line.task, *scores, ends(line, ABSENT).replace(", ", " "), p_text, said, str(line.seeds)]
 
 
 def _notes(comparison: Comparison, judged: bool) -> list[str]:
+    from archer.judge.ceiling import SURE_SEEDS
+
     lines = (*comparison.tasks, comparison.mean)
     notes = []
-    if judged and any(line.word == "undecided" and line.more_seeds for line in lines):
+    if judged and any(line.may_be_won and line.more_seeds for line in lines):
         notes.append("undecided (+n): about n more seeds would likely decide it.")
     full = [line.task for line in comparison.tasks if line.no_room == "both"] if judged else []
     if full:
         notes.append(
-            f"No room: both are within the margin of 1 on {', '.join(full)}. No larger difference can be: "
-            "no test is made, no seed is needed, and the interval is what is possible at all."
+            f"No room: both are within the margin of 1 on {', '.join(full)}. Nothing can be better by more, "
+            "no test is made, and the interval is what is possible with these scores. Another seed may fall: "
+            f"they are the same after {SURE_SEEDS} of which none did (+n)."
         )
     for line in comparison.tasks:
         if 0 < line.exact_settings < line.settings:

@@ -124,7 +124,8 @@ def _settled(against: Comparison) -> bool:
     """Whether more seeds have nothing to decide and nothing to confirm."""
     from archer.judge import claim_of
 
-    return claim_of(against) is None and all(task.word != "undecided" for task in against.tasks)
+    open_tasks = [task for task in against.tasks if task.word == "undecided" and task.no_room != "both"]
+    return claim_of(against) is None and not open_tasks
 
 
 def above(ladder: Sequence[Rung], rung: Rung) -> Rung | None:

@@ -1,7 +1,8 @@
 """The ceiling of a task: where no larger difference is possible, and after how many epochs a run is there.
 
 No score exceeds 1. Where a rule has 1 - margin or more, none can be better by more than the margin: that is
-arithmetic about the runs at hand and needs no test. A seed that was not trained may still fall.
+arithmetic about the runs at hand and needs no test. A seed that was not trained may still fall: two rules are
+called the same there only after many seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from archer.ledger.records import RunRecord
 
 MARGIN = 0.01
 """Differences below this are the same, unless another margin is named."""
+
+FAILING, UNSEEN = 0.25, 0.05
+"""A rule that fails this share of the seeds is called the same as one that never does this rarely at most."""
+
+SURE_SEEDS = math.ceil(math.log(UNSEEN) / math.log(1 - FAILING))
+"""So many seeds at the ceiling show that: eleven, for 0.75 to the eleventh is 0.042."""
 
 STOP_ACCURACY = 0.999
 """Where training stops, on validation and test data, in runs that do not say it (`Recipe.stop_accuracy`)."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from archer.errors import unknown
 from archer.judge import statistics
-from archer.judge.ceiling import MARGIN, headroom
+from archer.judge.ceiling import MARGIN, SURE_SEEDS, headroom
 from archer.judge.cells import Cell, Cells, name_cell
 from archer.judge.errors import JudgeError
 from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
@@ -95,9 +95,10 @@ def compare(
 
     exact_settings: settings in which verification found the two to be one function: difference exactly zero.
     margin: differences smaller than this are equivalence ("same"); where both rules lie within it of 1, that
-    is arithmetic (`ceiling`). level: of the intervals. alpha: the error rate of the words over the six tasks,
-    1 - level if left out. noise: floors to moderate the variance with; learned from the other rules' runs and
-    Archer's own file when left out; {} for none. settled: tasks decided at an earlier look, kept as they are.
+    takes no test but many seeds (`ceiling`). level: of the intervals. alpha: the error rate of the words over
+    the six tasks, 1 - level if left out. noise: floors to moderate the variance with; learned from the other
+    rules' runs and Archer's own file when left out; {} for none. settled: tasks that an earlier look settled,
+    kept as they are.
     seeds: use these seeds alone. interval: of what kind low and high are (see `resample`; the words never
     change); seed: of the resampling. Raises UserError for a rule without runs.
     """
@@ -410,16 +411,19 @@ def _give_word(
 ) -> TaskComparison:
     if pair.identical:
         return replace(found, p_adjusted=1.0, word="same")
-    if pair.no_room == "both" and found.difference is not None:
-        return replace(found, word="same")
+    if pair.no_room == "both":
+        lacking = max(0, SURE_SEEDS - found.seeds)
+        return replace(found, word="undecided" if lacking else "same", more_seeds=lacking or None)
     if found.p_value is None:
         extra = 1 if found.difference is not None else None
         return replace(found, more_seeds=extra)
     moderated = statistics.moderate(given)
     error = statistics.standard_error(given, moderated)
     equal = statistics.equivalence_p(given.difference, error, moderated.degrees_of_freedom, margin)
-    word = str(statistics.words(given.difference, np.asarray(p_adjusted), equal, alpha, pair.possible))
-    extra = statistics.more_seeds(given, margin, alpha, family) if word == "undecided" else None
+    adjusted = np.asarray(p_adjusted)
+    word = str(statistics.words(given.difference, adjusted, equal, alpha, given.seeds, pair.possible))
+    open_still = word == "undecided"
+    extra = statistics.more_seeds(given, margin, alpha, family, pair.possible) if open_still else None
     return replace(found, p_adjusted=p_adjusted, word=word, more_seeds=extra)  # type: ignore[arg-type]
 
 

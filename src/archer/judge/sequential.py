@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from archer.judge.ceiling import MARGIN
+from archer.judge.ceiling import MARGIN, SURE_SEEDS
 from archer.judge.comparison import compare
 from archer.judge.errors import JudgeError
 from archer.judge.noise import NoiseFloor
@@ -77,8 +77,15 @@ class UntilDecided:
             f"{1 - self.level:.3g} each look spends its share of the seeds (Kim and DeMets 1987), the shares "
             f"are added (Bonferroni), p-values are adjusted for tasks and looks; intervals are taken at "
             f"{self.interval_level:.2%}, which holds {self.level:.0%} under stopping; where both rules lie "
-            f"within {self.margin:g} of 1 they are the same by arithmetic, at no cost in error rate or seeds"
+            f"within {self.margin:g} of 1 nothing can be better by more, and they are called the same after "
+            f"{SURE_SEEDS} seeds{'; no seed is added for that' if self.leaves_the_ceiling else ''}"
         )
+
+    @property
+    def leaves_the_ceiling(self) -> bool:
+        """Whether the plan ends before two rules at the ceiling could be called the same: then no seed is
+        added there, for nothing can be better either."""
+        return self.looks[-1] < SURE_SEEDS
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,17 @@ class Pair:
 class Sequential:
     """Where a sequential comparison stands after its latest look.
 
-    decided: the tasks' words so far, each from the look in which it fell. stopped: why no more is measured;
-    "" while it goes on; "no score" where all that is open has a failed cell, which no further seed can mend.
-    next_seeds, next_tasks: what to train next.
+    settled: the tasks that are trained no further, each as the look left it in which that was found: those
+    decided, and those left at the ceiling. stopped: why no more is measured; "" while it goes on; "no score"
+    where something open has a failed cell, which no further seed can mend, "no room" where all that is open
+    lies at the ceiling. next_seeds, next_tasks: what to train next.
     """
 
     policy: UntilDecided
     looks: int = 0
     comparison: Comparison | None = None
-    decided: Mapping[str, TaskComparison] | None = None
-    stopped: Literal["", "decided", "no score", "looks used up", "budget ended"] = ""
+    settled: Mapping[str, TaskComparison] | None = None
+    stopped: Literal["", "decided", "no score", "no room", "looks used up", "budget ended"] = ""
     next_seeds: tuple[int, ...] = ()
     next_tasks: tuple[str, ...] = TASKS
 
@@ -135,24 +143,30 @@ def look(
     alpha, count = policy.alpha(state.looks), policy.looks[state.looks]
     comparison = compare(
         runs, candidate, baseline, preset=preset, exact_settings=exact_settings, margin=policy.margin,
-        level=policy.interval_level, alpha=alpha, noise=noise, settled=state.decided, seeds=planned[:count],
+        level=policy.interval_level, alpha=alpha, noise=noise, settled=state.settled, seeds=planned[:count],
     )  # fmt: skip
-    before = state.decided or {}
-    decided = {task.task: task for task in comparison.tasks if task.word != "undecided"}
-    taken = Look(count, alpha, state.next_tasks, tuple(task for task in decided if task not in before))
+    before = state.settled or {}
+    decided = tuple(t.task for t in comparison.tasks if t.word != "undecided" and t.task not in before)
+    taken = Look(count, alpha, state.next_tasks, decided)
     comparison = _over_looks(comparison, before, alpha / (1 - policy.level), state, taken)
-    decided = {task.task: task for task in comparison.tasks if task.task in decided}
-    undecided = [task for task in comparison.tasks if task.task not in decided]
-    open_tasks = tuple(task.task for task in undecided if task.difference is not None)
+    settled = {task.task: task for task in comparison.tasks if _is_settled(task, policy)}
+    unsettled = [task for task in comparison.tasks if task.task not in settled]
+    open_tasks = tuple(task.task for task in unsettled if task.difference is not None)
     done = replace(
-        state, looks=state.looks + 1, comparison=comparison, decided=decided, next_seeds=(),
+        state, looks=state.looks + 1, comparison=comparison, settled=settled, next_seeds=(),
         next_tasks=open_tasks,
     )  # fmt: skip
     if not open_tasks:
-        return replace(done, stopped="no score" if undecided else "decided")
+        full = any(task.word == "undecided" for task in settled.values())
+        return replace(done, stopped="no score" if unsettled else "no room" if full else "decided")
     if done.looks == len(policy.looks):
         return replace(done, stopped="looks used up")
     return replace(done, next_seeds=planned[count : policy.looks[done.looks]])
+
+
+def _is_settled(task: TaskComparison, policy: UntilDecided) -> bool:
+    """Whether no seed is added any more: it is decided, or at the ceiling and the plan ends too soon."""
+    return task.word != "undecided" or (task.no_room == "both" and policy.leaves_the_ceiling)
 
 
 def _over_looks(

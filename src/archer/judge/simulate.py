@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from archer.judge import statistics
 from archer.judge.noise import HETEROGENEITY, NoiseFloor
@@ -85,7 +86,7 @@ def draw(
     the known variance that the judge is given is an estimate with the floor's degrees of freedom, drawn anew
     each time. correlation: of the noise of any two tasks. prior: False to give the judge no known noise.
     levels: the baseline's true score on each task; both scores are then drawn around theirs, and none
-    exceeds 1. Without levels the ceiling is far.
+    exceeds 1; the judge is told what noise is left of rules at that level. Without levels the ceiling is far.
     """
     settings = np.broadcast_to(design.settings, len(floors))
     expected = np.asarray(
@@ -106,6 +107,7 @@ def draw(
         own = [(rest + noise) / 2 + truth, (rest - noise) / 2]  # independent, each with half of the variance
         ours, theirs = (np.minimum(np.asarray(levels) + one, 1.0) for one in own)
         values, scores = ours - theirs, (ours, theirs)
+        expected = 2 * _variance_below(1 - np.asarray(levels), np.sqrt(expected / 2))
     known = expected * _chi2(generator, freedom, shape) / freedom
     weight = np.asarray([floor.weight() for floor in floors]) if prior else np.zeros(len(floors))
     return Drawn(values, known, weight, scores)
@@ -165,6 +167,16 @@ def _unlike(floor: NoiseFloor) -> float:
     return np.inf if floor.provisional else (floor.heterogeneity or HETEROGENEITY)
 
 
+def _variance_below(room: Array, deviation: Array) -> Array:
+    """Of normal noise that is cut off where the room ends."""
+    with np.errstate(divide="ignore"):
+        z = room / deviation
+    inside, outside, density = stats.norm.cdf(z), stats.norm.sf(z), stats.norm.pdf(z)
+    middle = room * outside - deviation * density
+    square = deviation**2 * (inside - np.where(np.isfinite(z), z, 0) * density) + room**2 * outside
+    return square - middle**2
+
+
 def _chi2(generator: np.random.Generator, freedom: Array, shape: tuple[int, ...]) -> Array:
     return generator.chisquare(np.where(np.isfinite(freedom), freedom, 1.0), size=shape)
 
@@ -194,14 +206,15 @@ def judge(given: Evidence, *, margin: float = 0.01, level: float = 0.95) -> Judg
     adjusted = statistics.holm(raw)
     equal = statistics.equivalence_p(given.difference, error, freedom, margin)
     low, high = statistics.interval(given.difference, error, freedom, level)
-    return Judged(statistics.words(given.difference, adjusted, equal, 1 - level), low, high, given)
+    words = statistics.words(given.difference, adjusted, equal, 1 - level, given.seeds)
+    return Judged(words, low, high, given)
 
 
 @dataclass(frozen=True)
 class Stopped:
     """Sequential verdicts on simulated comparisons when they stopped, each `[replicates, tasks]`.
 
-    closed: judged by arithmetic, at the ceiling; low and high are then what is possible, not an interval.
+    closed: both at the ceiling, so that no test was made; low and high are then what is possible.
     """
 
     words: NDArray[np.str_]
@@ -218,10 +231,11 @@ class Stopped:
 def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> Stopped:
     """Words, seeds used and intervals when looking as `policy` says.
 
-    What sequential.look does, on arrays: a decided task keeps its word and counts as 0 or 1 in Holm.
+    What sequential.look does, on arrays: a settled task keeps its word and counts as 0 or 1 in Holm.
     """
     shape = drawn.values.shape[1:]
     stopped = Stopped(np.full(shape, "undecided", dtype="<U9"), *(np.zeros(shape) for _ in range(4)))
+    settled = np.zeros(shape, bool)
     for index, seeds in enumerate(policy.looks):
         alpha, decided = policy.alpha(index), stopped.words
         given = from_values(drawn.values[:seeds], drawn.known, drawn.weight)
@@ -231,19 +245,19 @@ def judge_sequentially(drawn: Drawn, policy: UntilDecided) -> Stopped:
         closed = np.isfinite(possible[0]) & np.isfinite(possible[1])
         raw = statistics.two_sided_p(given.difference, error, freedom)
         raw = np.where(closed, np.nan, raw)
-        raw = np.select([np.isin(decided, ("better", "worse")), decided == "same"], [0.0, 1.0], raw)
+        raw = np.select([np.isin(decided, ("better", "worse")), settled], [0.0, 1.0], raw)
         equal = statistics.equivalence_p(given.difference, error, freedom, policy.margin)
-        found = statistics.words(given.difference, statistics.holm(raw), equal, alpha, possible)
+        found = statistics.words(given.difference, statistics.holm(raw), equal, alpha, given.seeds, possible)
         low, high = statistics.interval(given.difference, error, freedom, policy.interval_level)
         low, high = statistics.within(low, high, possible)
-        still_open = decided == "undecided"
         stopped = Stopped(
-            np.where(still_open, found, decided),
-            np.where(still_open, seeds, stopped.seeds),
-            np.where(still_open, low, stopped.low),
-            np.where(still_open, high, stopped.high),
-            np.where(still_open, closed, stopped.closed),
+            np.where(settled, decided, found),
+            np.where(settled, stopped.seeds, seeds),
+            np.where(settled, stopped.low, low),
+            np.where(settled, stopped.high, high),
+            np.where(settled, stopped.closed, closed),
         )
+        settled = (stopped.words != "undecided") | (stopped.closed.astype(bool) & policy.leaves_the_ceiling)
     return stopped
 
 

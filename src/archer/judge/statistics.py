@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from archer.judge.ceiling import SURE_SEEDS
+
 Array = NDArray[np.float64]
 
 RESOLUTION = 1e-4
@@ -30,6 +32,9 @@ ANYTHING: Possible = (-np.inf, np.inf)
 
 MOST_SEEDS = 64
 """`more_seeds` beyond this is not promised: None."""
+
+FEWEST_SAME = 2
+"""With one seed all that is known of the noise is other rules': two are not called the same on their word."""
 
 
 @dataclass(frozen=True)
@@ -123,22 +128,35 @@ def holm(p_values: Any) -> Array:
 
 
 def words(
-    difference: Array, p_adjusted: Array, p_equivalence: Array, alpha: float, possible: Possible = ANYTHING
+    difference: Array,
+    p_adjusted: Array,
+    p_equivalence: Array,
+    alpha: float,
+    seeds: Array,
+    possible: Possible = ANYTHING,
 ) -> NDArray[np.str_]:
     """better, worse, same or undecided. A difference that is certain but smaller than the margin is still
     better or worse, but not on a side where the ceiling leaves no room for more: what lies between two scores
-    there says when training stopped."""
+    there says when training stopped. "same" needs seeds (`fewest_same`): it is said of those to come too."""
     lowest, highest = map(np.isfinite, possible)
     certain = p_adjusted <= alpha
+    equal = (p_equivalence <= alpha) | (lowest & highest)
     return np.select(
         [
             certain & (difference > 0) & ~highest,
             certain & (difference < 0) & ~lowest,
-            (p_equivalence <= alpha) | (lowest & highest),
+            equal & (seeds >= fewest_same(possible)),
         ],
         ["better", "worse", "same"],
         "undecided",
     )
+
+
+def fewest_same(possible: Possible) -> NDArray[np.int_]:
+    """Seeds without which two rules are not called the same: many where either lies at the ceiling, where a
+    rule that fails now and then looks like one that never does."""
+    near = np.isfinite(possible[0]) | np.isfinite(possible[1])
+    return np.where(near, SURE_SEEDS, FEWEST_SAME)
 
 
 def within(low: Array, high: Array, possible: Possible) -> tuple[Array, Array]:
@@ -152,7 +170,14 @@ def within(low: Array, high: Array, possible: Possible) -> tuple[Array, Array]:
     return low, np.where(both, highest, np.clip(np.minimum(high, highest), -1, 1))
 
 
-def more_seeds(given: Evidence, margin: float, alpha: float, family: int, power: float = 0.8) -> int | None:
+def more_seeds(
+    given: Evidence,
+    margin: float,
+    alpha: float,
+    family: int,
+    possible: Possible = ANYTHING,
+    power: float = 0.8,
+) -> int | None:
     """The fewest further seeds that decide it with probability `power`, were the estimates true (scalars).
 
     "Decide" is p below alpha / family (the hardest step of Holm), or equivalence within the margin. None
@@ -168,5 +193,5 @@ def more_seeds(given: Evidence, margin: float, alpha: float, family: int, power:
     reserve = stats.t.isf(1 - power, freedom)
     differs = distance >= (stats.t.isf(alpha / family / 2, freedom) + reserve) * error
     equal = margin - distance >= (stats.t.isf(alpha, freedom) + reserve) * error
-    enough = np.flatnonzero(differs | equal)
+    enough = np.flatnonzero(differs | (equal & (have + extra >= fewest_same(possible))))
     return int(extra[enough[0]]) if enough.size else None

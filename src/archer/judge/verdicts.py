@@ -219,7 +219,7 @@ def _task_words(task: TaskComparison) -> str:
     if task.one_function:
         return f"{task.task} (one function in every setting, no difference by construction)"
     if task.no_room == "both":
-        return f"{task.task} {_task_numbers(task)} (no room: both within the margin of 1, no test needed)"
+        return f"{task.task} {_task_numbers(task)} (no room: both within the margin of 1)"
     more = f", about {task.more_seeds} more seeds" if task.more_seeds else ""
     return f"{task.task} {_task_numbers(task)}{more}"
 

@@ -424,9 +424,7 @@ def _next_steps(facts: Facts, words: Wording) -> Iterator[Inline]:
     for comparison in facts.all_comparisons() if facts.may_rank else ():
         if comparison.baseline != facts.reference:
             continue
-        open_tasks = [
-            line.task for line in comparison.tasks if line.word == "undecided" and line.difference is not None
-        ]
+        open_tasks = [line.task for line in comparison.tasks if line.may_be_won]
         if open_tasks:
             yield words.inline(
                 "next.undecided", rule=code(comparison.candidate), tasks=words.tasks(open_tasks)

@@ -284,7 +284,8 @@ def _line_notes(comparison: Comparison, line: TaskComparison, facts: Facts, word
     if line.no_room and facts.may_rank:
         parts.append(words.inline(f"note.no_room_{line.no_room}", baseline=code(comparison.baseline)))
     if line.more_seeds and facts.may_rank:
-        parts.append(plain(words.catalogue.count("note.more_seeds", line.more_seeds)))
+        key = "note.sure" if line.no_room == "both" else "note.more_seeds"
+        parts.append(plain(words.catalogue.count(key, line.more_seeds)))
     for rule in (comparison.candidate, comparison.baseline):
         found = unfinished(facts.runs, rule, line.task)
         if found and line.task != MEAN:
@@ -478,17 +479,6 @@ def limits_section(facts: Facts, words: Wording) -> Section:
         items.append(words.inline("limits.tables"))
     items.append(words.inline("limits.tasks"))
     return Section(words.text("heading.limits"), "limits", (Bullets(tuple(items)),))
-
-
-def undecided(facts: Facts) -> tuple[TaskComparison, ...]:
-    """The open tasks of the candidate against the reference."""
-    return tuple(
-        line
-        for comparison in facts.all_comparisons()
-        if comparison.baseline == facts.reference
-        for line in comparison.tasks
-        if line.word == "undecided"
-    )
 
 
 def _nothing(words: Wording) -> Paragraph:

@@ -47,8 +47,10 @@ def ends(line: TaskComparison, absent: str) -> str:
 
 
 def word(line: TaskComparison) -> str:
-    """The word on one task in English, and where it was said without a test."""
-    return "same, no room" if line.no_room == "both" else line.word
+    """The word on one task in English; where nothing can be better, that comes first."""
+    if line.no_room != "both":
+        return line.word
+    return "no room" if line.word == "undecided" else f"{line.word}, no room"
 
 
 def probability(value: float | None, absent: str) -> str:
