@@ -20,6 +20,7 @@ from archer.judge.noise import NoiseFloor, shipped_variance
 from archer.judge.sequential import UntilDecided
 from archer.judge.simulate import (
     Design,
+    Drawn,
     ceiling,
     designs,
     draw,
@@ -38,6 +39,8 @@ BEGIN, END = "<!-- tables: benchmarks/power.py -->", "<!-- end of tables -->"
 DIFFERENCES = (0.01, 0.03, 0.1)
 MADE_UP = 0.02
 """Standard deviation of one setting's score in the second set of worlds."""
+QUIET = 3e-4
+"""Standard deviation of scores that stay at the ceiling."""
 
 
 def made_up_floors() -> list[NoiseFloor]:
@@ -127,6 +130,41 @@ def sequential(floors: list[NoiseFloor], replicates: int) -> str:
     return table([*header, "better on any (false)"], rows)
 
 
+def failing(replicates: int) -> str:
+    """A rule that solves its task but in some seeds, beside one that always does: the words, at one look."""
+    rows = []
+    for share in (0.5, 0.25, 0.1):
+        for seeds in (1, 3, 8, 11, 13):
+            fails = generator().random((seeds, replicates, 1)) < share
+            ours, theirs = np.where(fails, 0.2, 1.0), np.full(fails.shape, 0.9995)
+            drawn = Drawn(
+                ours - theirs, np.full(fails.shape[1:], 2 * QUIET**2), np.full(1, 9.0), (ours, theirs)
+            )
+            words = judge_sequentially(drawn, UntilDecided((seeds,))).words
+            rates = [f"{np.mean(words == word):.1%}" for word in ("worse", "same", "undecided")]
+            rows.append([f"1 in {1 / share:g}", str(seeds), f"{(1 - share) ** seeds:.1%}", *rates])
+    return table(["fails", "seeds", "no seed failed", "worse", "same", "undecided"], rows)
+
+
+def near_the_ceiling(replicates: int) -> str:
+    """No difference, normal noise cut off at 1: intervals where not all scores are at the ceiling."""
+    rows = []
+    for room in (0.05, 0.02, 0.01, 0.005):
+        for looks in ((1,), (3,), (8,), (1, 2, 3, 5, 8)):
+            drawn = draw(
+                made_up_floors(), Design("", (1,), looks[-1]), 0.0, replicates=replicates,
+                generator=generator(), levels=1 - room,
+            )  # fmt: skip
+            found = judge_sequentially(drawn, UntilDecided(looks))
+            given = found.closed == 0
+            held = (found.low <= 0) & (found.high >= 0)
+            false = np.mean(np.any(found.words == "better", axis=-1))
+            shares = (f"{np.mean(given):.0%}", f"{np.mean(held[given]):.1%}", f"{np.mean(held):.1%}")
+            rows.append([f"{1 - room:g}", ", ".join(map(str, looks)), *shares, f"{false:.2%}"])
+    header = ["true score", "looks after seeds", "not at the ceiling", "of these, intervals hold the truth"]
+    return table([*header, "of all", "better on any (false)"], rows)
+
+
 def resampling(floors: list[NoiseFloor], replicates: int) -> str:
     """Coverage of intervals from resampled seeds, from the own noise alone, and of ours."""
     rows = []
@@ -173,6 +211,10 @@ def main() -> None:
             unlike_normal(fewer),
             f"### Seeds until decided: looks at 1, 2, 3, 5, 8 seeds, deviation {MADE_UP:g}, all tasks alike",
             sequential(plain, count),
+            f"### Near the ceiling, no difference, deviation {MADE_UP:g} before the cut ({fewer:,} per row)",
+            near_the_ceiling(fewer),
+            "### A rule that fails in some seeds (0.2, else 1.0) beside one that never does (0.9995)",
+            failing(count),
             f"### Three kinds of interval: how often they hold the truth (deviation {MADE_UP:g}, 1 setting)",
             resampling(plain, fewer),
         ]
