@@ -79,6 +79,14 @@ def test_a_task_without_room_wins_nothing():
     assert said.endswith(f"gated_delta_net leaves no room on {', '.join(TASKS)}")
 
 
+def test_where_the_reference_leaves_no_room_a_loss_within_the_margin_is_none():
+    """It has 0.993, say: a rule with 0.987 that is ahead elsewhere is no loser."""
+    less = replace(UNDECIDED, difference=-0.006, low=-0.012, high=-0.001, no_room="above")
+    assert held_back(verdict(less)) == held_back(verdict(replace(less, word="worse"))) == ""
+    assert held_back(verdict(replace(less, low=-0.05, high=-0.011, word="worse")))
+    assert held_back(verdict(replace(less, no_room="")))
+
+
 def test_a_preset_that_ranks_nothing_holds_back_only_what_has_no_score():
     assert held_back(verdict(*[WORSE] * 6, ranks=False)) == ""
     assert held_back(verdict(NO_SCORE, ranks=False)) == "new has no score on Compress"

@@ -2,8 +2,9 @@
 
 Two things are asked of a verdict. Is there evidence against the goal, to beat the reference on all six tasks:
 a word "worse", or a 95% interval that lies wholly below zero, on any task? And is there anything left to win:
-is there a task whose interval reaches above the margin, and on which the reference leaves room (where its
-own score lies within the margin of 1, nothing can be better by more)? A tie by construction (zero, because
+is there a task whose interval reaches above the margin, and on which the reference leaves room? Where its own
+score lies within the margin of 1 nothing can be better by more; there a loss within the margin is no evidence
+either. A tie by construction (zero, because
 a setting is too short for the change to show) is no evidence against anyone.
 
 The bar is low on purpose. A stop is final, and a mistaken one costs the winner; a mistaken promotion costs
@@ -106,6 +107,10 @@ def held_back(verdict: VerdictRecord, upper: Rung) -> str:
 
 
 def _loses(task: TaskComparison) -> bool:
+    """Where the reference leaves no room nobody can be better, so that there only a loss by more than the
+    margin counts."""
+    if task.no_room:
+        return task.high is not None and task.high < -MARGIN
     return task.word == "worse" or (task.high is not None and task.high < 0)
 
 
