@@ -1,7 +1,8 @@
-"""How many members fit: measured on one small fleet, not guessed."""
+"""How many members fit: measured on one small fleet, not guessed, once per shape and machine."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet
-from archer.fleet.run import Run
+from archer.fleet.run import TRAINING_VERSION, Run
 from archer.model.backbone import Model
 
 SHARE = 0.7
@@ -22,7 +23,7 @@ def capacity(model: Model, run: Run, device: torch.device, load: Load, share: fl
     """How many runs like this one fit together into this process's share of the device, at least 1."""
     if device.type == "cuda":
         free = _free_bytes_cuda(device, share)
-        return max(1, int(SHARE * free / _bytes_per_run_cuda(model, run, device, load)))
+        return max(1, int(SHARE * free / _known_bytes_per_run(model, run, device, load)))
     return max(1, int(SHARE * share * free_bytes_cpu() / bytes_saved(model, run, load)))
 
 
@@ -69,6 +70,46 @@ def _free_bytes_cuda(device: torch.device, share: float) -> int:
     if share < 1:
         torch.cuda.set_per_process_memory_fraction(share, device)
     return min(free, int(share * whole))
+
+
+def _known_bytes_per_run(model: Model, run: Run, device: torch.device, load: Load) -> int:
+    """As `_bytes_per_run_cuda`, kept beside the compiled code: a file whose name is the shape.
+
+    A number that is wrong all the same costs a smaller fleet, or one that is halved when memory ends.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    path = Path(cache_dir()) / f"archer-bytes-{_shape(run, torch.cuda.get_device_name(device))}"
+    try:
+        known = int(path.read_text())
+    except (OSError, ValueError):
+        known = 0
+    if known > 0:
+        return known
+    measured = _bytes_per_run_cuda(model, run, device, load)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        beside.write_text(str(measured))
+        os.replace(beside, path)
+    except OSError:  # nothing can be kept here: the next process measures again
+        beside.unlink(missing_ok=True)
+    return measured
+
+
+def _shape(run: Run, device_name: str) -> str:
+    """A hash of what decides how much memory a run takes."""
+    recipe = run.recipe
+    sizes = (
+        recipe.width,
+        recipe.mixers,
+        recipe.heads,
+        recipe.chunk_size,
+        recipe.batch_size,
+        recipe.precision,
+    )
+    shape = (run.backbone, run.setting.vocabulary, run.padded_length, *sizes)
+    of_code = (run.subject.hash, run.subject.arguments, TRAINING_VERSION, torch.__version__, device_name)
+    return hashlib.sha256(repr((shape, of_code)).encode()).hexdigest()[:20]
 
 
 def _bytes_per_run_cuda(model: Model, run: Run, device: torch.device, load: Load) -> int:

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from archer.fleet import early
+
 
 def main(argv: list[str]) -> int:
     """Trains the plan in the file argv[0]; returns the exit status, 2 where the user can put it right."""
@@ -28,6 +30,7 @@ def main(argv: list[str]) -> int:
     # Threads that spin while they wait make training ten times slower on cores that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(plan["threads"]))
+    early.begin(plan["options"]["device"])
     import torch
 
     from archer.errors import UserError
