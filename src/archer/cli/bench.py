@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @with_options
 def command(
     rules: Annotated[
-        list[str], typer.Argument(help="Rule names, rule files, or file.py:ClassName of a module.")
+        list[str],
+        typer.Argument(help="Rule names (the project's too), rule files, or file.py:ClassName of a module."),
     ],
     training: Training,
     reference: Annotated[

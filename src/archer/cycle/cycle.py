@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.laboratory import Laboratory, company, open_laboratory, repeats
+from archer.cycle.laboratory import Laboratory, accepted_in, company, open_laboratory, repeats
 from archer.cycle.measuring import Judging, confirm_win, gather, settle
 from archer.cycle.plan import check_schedule, get_preset, named_subject, read_rule_file, recipe_of
 from archer.cycle.project import DEFAULT, now
@@ -146,8 +146,9 @@ def try_rule(
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
-    """The same cycle with a rule that a person wrote. trust: lift the language wall for this file."""
-    rule, preset = read_rule_file(Path(file), trust), get_preset(preset)
+    """The same cycle with a rule that a person wrote; its parent is a built-in rule or one that the project
+    has accepted. trust: lift the language wall for this file."""
+    rule, preset = read_rule_file(Path(file), trust, accepted_in(project)), get_preset(preset)
     with open_laboratory(
         project, preset, seed=seed, resources=resources, watcher=watcher, judging=judging
     ) as lab:
@@ -204,8 +205,8 @@ def bench(
     resources: Resources | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
-    """Trains and compares named rules, rule files and modules ("file.py:ClassName"); each against the
-    reference, which is trained too.
+    """Trains and compares named rules (built in, or accepted in the project), rule files and modules
+    ("file.py:ClassName"); each against the reference, which is trained too.
 
     schedule: "constant", or "cosine"; its runs stand under a preset name of their own, such as smoke-cosine.
     judging: as in `run`.
@@ -216,7 +217,8 @@ def bench(
     preset, schedule = get_preset(preset), check_schedule(schedule)
     if schedule != "constant":
         preset = replace(preset, name=f"{preset.name}-{schedule}")
-    asked = {name: named_subject(name, arguments, trust) for name in (*rules, reference)}
+    known = accepted_in(project)
+    asked = {name: named_subject(name, arguments, trust, known) for name in (*rules, reference)}
     subjects, reference = [*asked.values()], asked[reference].name
     names = tuple(subject.name for subject in subjects)
     with open_laboratory(project, preset, resources=resources, watcher=watcher, judging=judging) as lab:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from archer.cycle.training import Resources, check_race, check_resources, train_
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.run import Run, Subject
-from archer.ledger import HistoryTable, Ledger, builtin_history, project_lock, read_table
+from archer.ledger import LEDGER_NAME, HistoryTable, Ledger, builtin_history, project_lock, read_table
 from archer.ledger.records import (
     CheckRecord,
     Comparison,
@@ -58,8 +58,8 @@ class Laboratory:
     judging: Judging = field(default_factory=Judging)
 
     def __post_init__(self) -> None:
-        for name, source in self.ledger.accepted().items():
-            self._take(name, source)
+        for name, source in _loadable(self.ledger, self.watcher.note).items():
+            self.found.setdefault(name, source)
 
     @property
     def history_digest(self) -> str:
@@ -75,18 +75,6 @@ class Laboratory:
     def find(self, name: str) -> Rule:
         """A rule by name: built in, or proposed in this project and verified."""
         return load_rule(self.found[name], name, self.find) if name in self.found else get_rule(name)
-
-    def _take(self, name: str, source: str) -> None:
-        """Makes an accepted rule of the ledger known, unless its text would do more than declare while this
-        process loads it: whoever wrote the ledger may have lifted the language wall."""
-        from archer.verify.language import Refused, check_top
-
-        try:
-            check_top(source, name)
-        except Refused as refused:
-            self.watcher.note(f"a rule of this ledger is left out: {refused}")
-        else:
-            self.found.setdefault(name, source)
 
     def subject(self, name: str) -> Subject:
         """A rule as something to train."""
@@ -280,6 +268,30 @@ class Laboratory:
         from archer.report import build, write
 
         return write(build(self.facts(cycle, **more), language), self.project.reports / cycle.id)
+
+
+def accepted_in(folder: str | Path) -> dict[str, str]:
+    """Texts of the rules that passed verification in a project, by name; none where there is no project."""
+    if not (Path(folder) / LEDGER_NAME).exists():
+        return {}
+    with Ledger.in_folder(folder, read_only=True) as ledger:
+        return _loadable(ledger)
+
+
+def _loadable(ledger: Ledger, say: Callable[[str], None] = lambda left_out: None) -> dict[str, str]:
+    """The accepted rules of a ledger, but those whose texts would do more than declare while this process
+    loads them: whoever wrote the ledger may have lifted the language wall."""
+    from archer.verify.language import Refused, check_top
+
+    found = {}
+    for name, source in ledger.accepted().items():
+        try:
+            check_top(source, name)
+        except Refused as refused:
+            say(f"a rule of this ledger is left out: {refused}")
+        else:
+            found[name] = source
+    return found
 
 
 @contextmanager

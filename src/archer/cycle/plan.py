@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -61,19 +61,30 @@ def subject_of(rule: Rule, known: Mapping[str, str] | None = None) -> Subject:
     return rule_subject(rule, dict(known or {}))
 
 
-def named_subject(name: str, arguments: Mapping[str, Any] | None = None, trust: bool = False) -> Subject:
-    """What `archer bench` accepts: a built-in rule, a baseline mixer, a rule file, or file.py:ClassName."""
+def named_subject(
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    trust: bool = False,
+    known: Mapping[str, str] | None = None,
+) -> Subject:
+    """What `archer bench` accepts: a built-in rule, a baseline mixer, a rule file, or file.py:ClassName.
+
+    known: texts of further rules by name (a project's), to be named or to be a file's ancestors.
+    """
+    known = known or {}
+    if name in known:
+        return subject_of(_finder(known)(name), known)
     if name in rule_names():
         return subject_of(get_rule(name))
     if ":" in name and Path(name.rpartition(":")[0]).suffix == ".py":
         return module_subject(name, arguments or {})
     if name.endswith(".py"):
-        return subject_of(read_rule_file(Path(name), trust))
+        return subject_of(read_rule_file(Path(name), trust, known), known)
     from archer.model import baselines
 
     if name in baselines.BASELINES:
         return _baseline_subject(name)
-    raise unknown("rule", name, (*rule_names(), *baselines.BASELINES))
+    raise unknown("rule", name, (*rule_names(), *known, *baselines.BASELINES))
 
 
 def _baseline_subject(name: str) -> Subject:
@@ -101,9 +112,16 @@ def module_subject(place: str, arguments: Mapping[str, Any]) -> Subject:
     )
 
 
-def read_rule_file(path: Path, trust: bool = False) -> Rule:
+def _finder(known: Mapping[str, str]) -> Callable[[str], Rule]:
+    from archer.verify.verification import Finder
+
+    return Finder(known)
+
+
+def read_rule_file(path: Path, trust: bool = False, known: Mapping[str, str] | None = None) -> Rule:
     """A rule from a person's file. Nothing of it is executed unless the language wall lets it pass.
 
+    known: texts of further rules by name that may be its ancestors: those that a project has accepted.
     trust: the person lifts that wall for what the functions do; the top of the file still only declares, for
     this process reads it. It does so once a contained process has.
     """
@@ -113,12 +131,13 @@ def read_rule_file(path: Path, trust: bool = False) -> Rule:
     from archer.verify.language import check_top
 
     source = load_source(path)
+    ancestors = {name: text for name, text in (known or {}).items() if name != path.stem}
     if path.stem in rule_names():
         raise UserError(f"{path}: the name {path.stem} is a built-in rule's; rename the file")
     (check_top if trust else check_language)(source, str(path))
     try:
-        load_contained(source, path.stem)
-        return load_rule(source, path.stem, get_rule)
+        load_contained(source, path.stem, ancestors)
+        return load_rule(source, path.stem, _finder(ancestors))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -81,11 +81,12 @@ def verify_mixer_contained(
     return _verify(job, class_name, True, limits, require, folders)
 
 
-def load_contained(source: str, name: str) -> None:
+def load_contained(source: str, name: str, known: Mapping[str, str] | None = None) -> None:
     """Loads a rule file in a contained process, for Archer's own to know that it can: `x = 9**9**9` is plain
-    arithmetic, and never ends. Raises UserError with what went wrong."""
+    arithmetic, and never ends. known: texts of further rules by name, for ancestors. Raises UserError with
+    what went wrong."""
     with tempfile.TemporaryDirectory(prefix="archer-load-") as folder:
-        _load_in(Path(folder), "load", source, name)
+        _load_in(Path(folder), "load", source, name, known)
 
 
 def export_contained(source: str, name: str, folder: Path) -> tuple[Path, Path]:
@@ -105,8 +106,10 @@ def export_contained(source: str, name: str, folder: Path) -> tuple[Path, Path]:
     return folder / names[0], folder / names[1]
 
 
-def _load_in(scratch: Path, kind: str, source: str, name: str) -> None:
-    job = {"kind": kind, "source": source, "name": name}
+def _load_in(
+    scratch: Path, kind: str, source: str, name: str, known: Mapping[str, str] | None = None
+) -> None:
+    job = {"kind": kind, "source": source, "name": name, "known": dict(known or {})}
     found = _verify_in(scratch, job, name, False, LOADING, (), ())
     if not found.passed:
         raise UserError(f"it cannot be loaded: {found.failed[0].message}")
@@ -219,12 +222,13 @@ def _work(job: dict[str, Any]) -> Verification:
     )  # fmt: skip
 
 
-def _load(kind: str, source: str, name: str) -> Verification:
-    from archer.rules import get_rule, load_rule
+def _load(kind: str, source: str, name: str, known: dict[str, str]) -> Verification:
+    from archer.rules import load_rule
     from archer.rules.export import export
+    from archer.verify.verification import Finder
 
     try:
-        rule = load_rule(source, name, get_rule)
+        rule = load_rule(source, name, Finder(known))
         if kind == "export":
             export(rule)
     except UserError:
