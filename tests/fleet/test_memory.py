@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,13 +90,28 @@ def test_without_a_place_to_keep_it_it_is_measured_all_the_same(
     assert len(measured) == 2
 
 
-def test_a_processor_begins_nothing_early() -> None:
+@pytest.fixture
+def collecting() -> Iterator[None]:
+    """Garbage is collected again after a test."""
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_a_processor_begins_nothing_but_leaves_garbage_alone_until_it_is_over(collecting: None) -> None:
     assert early.begin("cpu") == []
+    assert not gc.isenabled()
+    early.over()
+    assert gc.isenabled()
+    frozen = gc.get_freeze_count()
+    assert frozen > 0
+    early.over()
+    assert gc.get_freeze_count() == frozen
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda:3", 3), ("cuda", 0)])
 def test_the_driver_is_started_for_the_device_asked_for(
-    device: str, index: int, monkeypatch: pytest.MonkeyPatch
+    device: str, index: int, monkeypatch: pytest.MonkeyPatch, collecting: None
 ) -> None:
     asked: list[object] = []
 

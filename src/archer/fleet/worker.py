@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
     os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
 
     def say(event: dict[str, Any]) -> None:
+        if event["event"] not in ("start", "fleet", "alone"):
+            early.over()
         out.write(json.dumps(event, allow_nan=False) + "\n")
 
     plan = json.loads(Path(argv[0]).read_text())
