@@ -21,7 +21,7 @@ from archer.judge import (
     noise_floor,
     shipped_variance,
 )
-from archer.judge.noise import write_variance
+from archer.judge.noise import swing, write_variance
 from archer.ledger.history import HistoryRow, HistoryTable, builtin_history
 from archer.ledger.records import TASKS, RunRecord
 from archer.ledger.runs_csv import write_runs
@@ -106,7 +106,9 @@ def test_copies_that_stand_in_for_runs_repeat_nothing() -> None:
     groups = [Duplicate(run.task, run.setting, frozenset(("a", "child"))) for run in parent if run.seed == 0]
     assert estimate_variance([*parent, *copies], groups) == estimate_variance(parent)
     trained = [replace(run, key=run.key.rstrip("=")) for run in copies]
-    assert estimate_variance([*parent, *trained], groups) != estimate_variance(parent)
+    assert estimate_variance([*parent, *trained], groups) == estimate_variance(parent)  # to the last bit
+    other = [replace(run, held_out=(run.held_out or 0) + 0.001 * run.seed) for run in trained]
+    assert estimate_variance([*parent, *other], groups) != estimate_variance(parent)
 
 
 def test_the_same_computation_made_twice_is_no_repeat() -> None:
@@ -243,3 +245,26 @@ def test_the_script_takes_each_task_from_where_it_was_repeated(
     said = capsys.readouterr().out.splitlines()
     assert "Noisy Recall: repeated seeds of 2 rules under full" in said
     assert json.loads(said[-1])["Memorize"] == round(tasks["Memorize"]["sd"], 4)
+
+
+def test_noise_is_carried_to_the_level_at_which_rules_are_compared() -> None:
+    """In proportion to p (1 - p): measured at 0.5 and at 0.99, the same noise on the scale of log odds."""
+    moves = [-0.02, 0.0, 0.02]
+    levels = {"a": 0.5, "b": 0.99}
+    runs = make_runs(
+        "ab", lambda rule, task, setting, seed: levels[rule] + moves[seed] * swing(levels[rule]) / 0.25
+    )
+    for rule in levels:
+        floor = noise_floor([run for run in runs if run.rule == rule], shipped=False)["Memorize"]
+        for level in levels.values():
+            expected = 2 * (0.02 * swing(level) / 0.25) ** 2
+            assert floor.difference_variance(1, 1, [level]) == pytest.approx(expected)
+    assert shipped_variance()["Memorize"].difference_variance(1, 1, [0.99]) == pytest.approx(
+        shipped_variance()["Memorize"].difference_variance(1, 1)
+    )
+
+
+def test_rules_whose_scores_are_equal_to_the_last_bit_are_one_computation() -> None:
+    moves = {"a": [0.5, 0.52, 0.54], "b": [0.5, 0.52, 0.54], "c": [0.4, 0.45, 0.41]}
+    runs = make_runs("abc", lambda rule, task, setting, seed: moves[rule][seed])
+    assert estimate_variance(runs) == estimate_variance([run for run in runs if run.rule != "b"])

@@ -36,6 +36,7 @@ class Paired:
     there can be no difference (a failed or wholly missing cell); notes: what else the reader must see.
     cells: the differences [settings, seeds] behind it, exact settings as zeros. possible: the least and the
     most that the difference can be where the candidate or the baseline lies at the ceiling, else infinite.
+    levels: the mean score of the two in each setting in which they were trained.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Paired:
     notes: tuple[str, ...] = ()
     cells: tuple[tuple[float, ...], ...] = ()
     possible: tuple[float, float] = statistics.ANYTHING
+    levels: tuple[float, ...] = ()
 
     @property
     def settings(self) -> int:
@@ -185,7 +187,13 @@ def pair_task(
         tuple(notes),
         tuple(rows),
         (0.0 - headroom(ours, margin) * share, headroom(theirs, margin) * share),
+        tuple(_level(pairs[name, seed] for seed in differences) for name in trained if differences),
     )
+
+
+def _level(pairs: Iterable[tuple[Cell, Cell, bool]]) -> float:
+    """The mean of both rules' scores."""
+    return float(np.mean([cell.score for pair in pairs for cell in pair[:2] if cell.score is not None]))
 
 
 def _pair_cell(
@@ -283,7 +291,7 @@ def _evidence(pair: Paired, noise: Mapping[str, NoiseFloor]) -> statistics.Evide
     floor = noise.get(pair.task)
     values = np.asarray(sorted(pair.differences.values()))
     variance = float(np.var(values, ddof=1)) if values.size > 1 else 0.0
-    prior = floor.difference_variance(pair.trained, pair.settings) if floor else np.nan
+    prior = floor.difference_variance(pair.trained, pair.settings, pair.levels) if floor else np.nan
     mean = float(values.mean()) if values.size else np.nan
     return statistics.evidence(mean, variance, values.size, prior, floor.weight() if floor else 0.0)
 
@@ -367,7 +375,9 @@ def _mean_evidence(
     spread = float(np.var(values, ddof=1)) if values.size > 1 else 0.0
     floors = [(noise.get(pair.task), pair) for pair in moving]
     parts = [
-        (floor.difference_variance(p.trained, p.settings), floor.weight()) for floor, p in floors if floor
+        (floor.difference_variance(p.trained, p.settings, p.levels), floor.weight())
+        for floor, p in floors
+        if floor
     ]
     if len(parts) < len(moving) or not parts:
         return statistics.evidence(centre, spread, values.size, np.nan, 0.0)

@@ -4,6 +4,9 @@ Model of one cell (rule r, setting s, seed t; docs/design/statistics.md):
     score = level(r, s) + a(s, t) + b(r, t) + e(r, s, t)
 a (`seed_sd`) is common to all rules on the same data and cancels in a paired difference; b (`shared_sd`) is
 common to all settings of a task for one rule and seed; e (`cell_sd`) is what is left.
+
+Noise shrinks towards the ends of the scale: rules at 0.9995 move by 0.0004, rules at 0.96 by 0.013. All parts
+are taken to be in proportion to p (1 - p), p being the level: noise of one size on the scale of log odds.
 """
 
 from __future__ import annotations
@@ -34,6 +37,11 @@ FEWEST_RULES = 4
 """Fewer repeated rules than this say nothing about how unlike their noise is."""
 
 
+def swing(level: float) -> float:
+    """p (1 - p) at a level: how far a score moves there when its log odds do; at least what can be told."""
+    return max(level * (1 - level), RESOLUTION)
+
+
 @dataclass(frozen=True)
 class NoiseFloor:
     """The noise of one task.
@@ -41,7 +49,8 @@ class NoiseFloor:
     sd: of a task score (the mean over `settings` settings) when it is trained again with another seed.
     cell_sd, shared_sd, seed_sd: its parts, for one setting and seed (see the module). degrees_of_freedom:
     what cell_sd rests on. heterogeneity: how alike the noise of different rules is, in degrees of freedom
-    (None: not measured). provisional: an upper bound taken from rules that differ, not from repeats.
+    (None: not measured). provisional: an upper bound taken from rules that differ, not from repeats. swing:
+    the p (1 - p) at which the parts are given (None: not known; then they are taken as they are everywhere).
     """
 
     task: str
@@ -54,15 +63,24 @@ class NoiseFloor:
     seed_sd: float = 0.0
     heterogeneity: float | None = None
     provisional: bool = False
+    swing: float | None = None
 
-    def difference_variance(self, trained: int, settings: int) -> float:
+    def difference_variance(self, trained: int, settings: int, levels: Sequence[float] = ()) -> float:
         """Expected variance of one seed's paired difference of task scores of two rules.
 
         The mean is over `settings` settings, `trained` of which differ at all (the rest are equal by reach).
+        levels: of the two rules in each of these; where the noise was measured, if left out.
         """
         if settings == 0:
             return 0.0
-        return 2 * (self.cell_sd**2 * trained + (self.shared_sd * trained) ** 2) / settings**2
+        sizes = np.ones(trained)
+        if levels and self.swing:
+            sizes = np.asarray([swing(level) / self.swing for level in levels])
+        return (
+            float(self.cell_sd**2 * np.sum(sizes**2) + (self.shared_sd * np.sum(sizes)) ** 2)
+            * 2
+            / settings**2
+        )
 
     def score_sd(self, settings: int) -> float:
         """Of a task score over so many settings, when it is trained again with another seed."""
@@ -147,76 +165,106 @@ def _estimate_task(
 ) -> NoiseFloor | None:
     rules = [rule for rule in cells.rules if rule not in exclude]
     settings = cells.settings(task)
-    fits = [_fit(_scores(cells, rules, task, setting)) for setting in settings]
+    found = [_fit(_scores(cells, rules, task, setting)) for setting in settings]
+    fits = [fit for fit in found if fit is not None]
     repeats = [_duplicate_spread(cells, group) for group in duplicates if group.task == task]
-    fits = [fit for fit in fits if fit is not None]
-    freedom = sum(fit.freedom for fit in fits) + sum(df for _, df in repeats)
+    spreads = [*(fit.spread for fit in fits), *repeats]
+    freedom = sum(one.freedom for one in spreads)
     if freedom <= 0:
         return None
-    squares = sum(fit.squares for fit in fits) + sum(total for total, _ in repeats)
-    cell = max(squares / freedom, RESOLUTION**2)
+    size = math.sqrt(sum(one.swings for one in spreads) / freedom)
+    least = (RESOLUTION / size) ** 2
+    cell = max(sum(one.squares for one in spreads) / freedom, least)
     shared = _shared_variance(cells, rules, task, settings, cell)
     seed = float(np.mean([fit.seed_variance for fit in fits])) if fits else 0.0
-    unlike = _heterogeneity(fits)
-    text = source or _source(fits, sum(df for _, df in repeats), cells.preset)
-    sd = math.sqrt((cell + seed) / len(settings) + shared)
+    text = source or _source(fits, sum(one.freedom for one in repeats), cells.preset)
+    parts = (size * math.sqrt(part) for part in ((cell + seed) / len(settings) + shared, cell, shared, seed))
+    sd, cell_sd, shared_sd, seed_sd = parts
     return NoiseFloor(
-        task, sd, freedom, text, len(settings), math.sqrt(cell), math.sqrt(shared), math.sqrt(seed), unlike
-    )
+        task, sd, freedom, text, len(settings), cell_sd, shared_sd, seed_sd, _heterogeneity(fits, least),
+        swing=size,
+    )  # fmt: skip
 
 
 def _scores(cells: Cells, rules: Sequence[str], task: str, setting: str) -> list[tuple[str, int, float]]:
-    """(rule, seed, score) of every scored cell of a setting."""
-    found = []
+    """(rule, seed, score) of every scored cell of a setting. Of rules whose scores are equal to the last bit
+    only the first counts: they are one computation made twice (see `_duplicate_spread`)."""
+    found: dict[tuple[tuple[int, float], ...], str] = {}
     for rule in rules:
-        for seed in sorted(cells.seeds(rule, task)):
-            score = cells.score(rule, task, setting, seed)
-            if score is not None:
-                found.append((rule, seed, score))
-    return found
+        seeds = sorted(cells.seeds(rule, task))
+        scores = ((seed, cells.score(rule, task, setting, seed)) for seed in seeds)
+        found.setdefault(tuple((seed, score) for seed, score in scores if score is not None), rule)
+    return [(rule, seed, score) for scores, rule in found.items() for seed, score in scores]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A sum of squares in units of the swing, its degrees of freedom, and the squared swings over these."""
+
+    squares: float = 0.0
+    freedom: float = 0.0
+    swings: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Residuals of `score = rule + seed` in one setting: squares and degrees of freedom, per rule too."""
+    """Residuals of `move = rule + seed` in one setting, in all and per rule (squares, degrees of freedom)."""
 
-    squares: float
-    freedom: float
+    spread: _Spread
     seed_variance: float
     per_rule: dict[str, tuple[float, float]]
 
 
+def _levels(scores: Sequence[tuple[str, int, float]]) -> dict[str, float]:
+    """The mean of each rule over its seeds."""
+    return {rule: float(np.mean([row[2] for row in scores if row[0] == rule])) for rule, _, _ in scores}
+
+
+def _moves(scores: Sequence[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+    """The scores as distances from their rule's level, in units of its swing."""
+    levels = _levels(scores)
+    return [(rule, seed, (score - levels[rule]) / swing(levels[rule])) for rule, seed, score in scores]
+
+
 def _fit(scores: Sequence[tuple[str, int, float]]) -> _Fit | None:
-    """Least squares with one level per rule and one per seed; rules with a single seed say nothing."""
-    counts: dict[str, int] = defaultdict(int)
-    for rule, _, _ in scores:
-        counts[rule] += 1
-    scores = [row for row in scores if counts[row[0]] > 1]
-    if not scores:
+    """Residuals of the scores' moves, and the swings of the rules that they belong to."""
+    levels, residuals = _levels(scores), _residuals(_moves(scores))
+    if residuals is None:
         return None
-    rules, seeds = sorted({row[0] for row in scores}), sorted({row[1] for row in scores})
+    per_rule, seed_variance = residuals
+    freedom = sum(freedom for _, freedom in per_rule.values())
+    swings = sum(freedom * swing(levels[rule]) ** 2 for rule, (_, freedom) in per_rule.items())
+    return _Fit(_Spread(sum(s for s, _ in per_rule.values()), freedom, swings), seed_variance, per_rule)
+
+
+def _residuals(
+    moves: Sequence[tuple[str, int, float]],
+) -> tuple[dict[str, tuple[float, float]], float] | None:
+    """Least squares with one level per rule and one per seed: squares and degrees of freedom of each rule,
+    and the variance of seeds. Rules with a single seed say nothing."""
+    counts: dict[str, int] = defaultdict(int)
+    for rule, _, _ in moves:
+        counts[rule] += 1
+    rows = [row for row in moves if counts[row[0]] > 1]
+    if not rows:
+        return None
+    rules, seeds = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     paired = len(rules) > 1
-    columns = [[row[0] == rule for row in scores] for rule in rules]
-    columns += [[row[1] == seed for row in scores] for seed in seeds[1:]] if paired else []
+    columns = [[row[0] == rule for row in rows] for rule in rules]
+    columns += [[row[1] == seed for row in rows] for seed in seeds[1:]] if paired else []
     design = np.asarray(columns, dtype=float).T
-    values = np.asarray([row[2] for row in scores])
+    values = np.asarray([row[2] for row in rows])
     hat = design @ np.linalg.pinv(design)
-    residual = values - hat @ values
-    leverage = 1 - np.diag(hat)
-    per_rule = {
-        rule: (
-            float(sum(residual[i] ** 2 for i, row in enumerate(scores) if row[0] == rule)),
-            float(sum(leverage[i] for i, row in enumerate(scores) if row[0] == rule)),
-        )
-        for rule in rules
-    }
+    residual, leverage = values - hat @ values, 1 - np.diag(hat)
     freedom = float(leverage.sum())
-    squares = float(residual @ residual)
     if freedom < 0.5:
         return None
-    return _Fit(
-        squares, freedom, _seed_variance(scores, rules, squares / freedom) if paired else 0.0, per_rule
-    )
+    own = {rule: np.asarray([row[0] == rule for row in rows]) for rule in rules}
+    per_rule = {
+        rule: (float(np.sum(residual[here] ** 2)), float(leverage[here].sum())) for rule, here in own.items()
+    }
+    seed_variance = _seed_variance(rows, rules, float(residual @ residual) / freedom) if paired else 0.0
+    return per_rule, seed_variance
 
 
 def _seed_variance(scores: Sequence[tuple[str, int, float]], rules: Sequence[str], residual: float) -> float:
@@ -231,22 +279,27 @@ def _shared_variance(
     """What one rule and seed share over settings: the residual of task scores beyond the cells' own."""
     if len(settings) < 2:
         return 0.0
-    by_setting = [{row[:2]: row[2] for row in _scores(cells, rules, task, setting)} for setting in settings]
+    by_setting = [
+        {row[:2]: row[2] for row in _moves(_scores(cells, rules, task, setting))} for setting in settings
+    ]
     complete = set.intersection(*(set(found) for found in by_setting))
     rows = [
         (rule, seed, float(np.mean([found[rule, seed] for found in by_setting]))) for rule, seed in complete
     ]
-    fit = _fit(sorted(rows))
-    return 0.0 if fit is None else max(0.0, fit.squares / fit.freedom - cell / len(settings))
+    found = _residuals(sorted(rows))
+    if found is None:
+        return 0.0
+    squares, freedom = (sum(column) for column in zip(*found[0].values(), strict=True))
+    return max(0.0, squares / freedom - cell / len(settings))
 
 
-def _duplicate_spread(cells: Cells, group: Duplicate) -> tuple[float, float]:
-    """Sum of squares and degrees of freedom among one function's runs with one seed.
+def _duplicate_spread(cells: Cells, group: Duplicate) -> _Spread:
+    """The spread of one function's runs with one seed.
 
     Scores that are equal to the last bit are one computation that was made twice, not a repeat: training is
     deterministic, and a rule that only adds what is never read starts from the same weights.
     """
-    squares = freedom = 0.0
+    squares = freedom = swings = 0.0
     seeds = sorted(
         set().union(*(cells.seeds(rule, group.task) for rule in group.rules)) if group.rules else ()
     )
@@ -254,12 +307,14 @@ def _duplicate_spread(cells: Cells, group: Duplicate) -> tuple[float, float]:
         scores = [cells.score(rule, group.task, group.setting, seed) for rule in sorted(group.rules)]
         values = sorted({score for score in scores if score is not None})
         if len(values) > 1:
-            squares += float(np.var(values) * len(values))
+            size = swing(float(np.mean(values)))
+            squares += float(np.var(values) * len(values)) / size**2
             freedom += len(values) - 1
-    return squares, freedom
+            swings += (len(values) - 1) * size**2
+    return _Spread(squares, freedom, swings)
 
 
-def _heterogeneity(fits: Sequence[_Fit]) -> float | None:
+def _heterogeneity(fits: Sequence[_Fit], least: float) -> float | None:
     """How alike the rules' variances are, in degrees of freedom from 1 to 100 (Smyth 2004, section 6.2)."""
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for fit in fits:
@@ -267,9 +322,7 @@ def _heterogeneity(fits: Sequence[_Fit]) -> float | None:
             totals[rule][0] += squares
             totals[rule][1] += freedom
     usable = [
-        (max(squares / freedom, RESOLUTION**2), freedom)
-        for squares, freedom in totals.values()
-        if freedom >= 1
+        (max(squares / freedom, least), freedom) for squares, freedom in totals.values() if freedom >= 1
     ]
     if len(usable) < FEWEST_RULES:
         return None
