@@ -102,6 +102,21 @@ def test_a_member_equals_the_same_run_alone(rule: str) -> None:
         assert together[-1].mean() < 1.5, "nothing was learned, so nothing was compared"
 
 
+@pytest.mark.parametrize("shape", [(7, 200, 128, 400), (7, 128, 16384, 400), (900, 32, 32, 32), (7, 5, 3, 1)])
+def test_a_product_has_the_same_bits_whatever_is_computed_beside_it(shape: tuple[int, ...]) -> None:
+    from archer.fleet.products import product
+
+    count, rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(count, inner, rows, generator=generator).to(GPU).mT
+    b = torch.randn(count, inner, columns, generator=generator).to(GPU)
+    made = product(a, b)
+    exact = a.double() @ b.double()
+    assert ((made - exact).norm() / exact.norm()).item() < 1e-5
+    for some in (slice(0, 1), slice(2, 4), slice(1, count)):
+        assert torch.equal(product(a[some], b[some]), made[some])
+
+
 def losses_of(runs: list[Run], region: Region | None, steps: int = 200) -> torch.Tensor:
     """Of every run before every step: [steps, runs]."""
     fleet = Fleet.start(build_model(runs[0]), runs, load, GPU, region)
