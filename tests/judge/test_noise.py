@@ -258,8 +258,8 @@ def test_noise_is_carried_to_the_level_at_which_rules_are_compared() -> None:
         floor = noise_floor([run for run in runs if run.rule == rule], shipped=False)["Memorize"]
         for level in levels.values():
             expected = 2 * (0.02 * swing(level) / 0.25) ** 2
-            assert floor.difference_variance(1, 1, [level]) == pytest.approx(expected)
-    assert shipped_variance()["Memorize"].difference_variance(1, 1, [0.99]) == pytest.approx(
+            assert floor.difference_variance(1, 1, [swing(level)]) == pytest.approx(expected)
+    assert shipped_variance()["Memorize"].difference_variance(1, 1, [swing(0.99)]) == pytest.approx(
         shipped_variance()["Memorize"].difference_variance(1, 1)
     )
 

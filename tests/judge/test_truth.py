@@ -337,10 +337,10 @@ QUIET_AND_LOUD = {
 """True scores of rules on one task, as in results/: their noise is in proportion to what they lack."""
 
 
-@pytest.mark.parametrize(("seeds", "worlds"), [(1, 100), (3, 100)])
+@pytest.mark.parametrize(("seeds", "most"), [(1, 1.0), (3, 0.98)])
 @pytest.mark.parametrize("spread", [0.3, 0.6])
 def test_loud_rules_beside_quiet_ones_are_not_judged_by_their_noise(
-    seeds: int, worlds: int, spread: float
+    seeds: int, most: float, spread: float
 ) -> None:
     """f and g are equal and move by a hundredth; most others, by which the floor is known, hardly move."""
     generator = random()
@@ -350,9 +350,9 @@ def test_loud_rules_beside_quiet_ones_are_not_judged_by_their_noise(
 
     found = [
         compare(make_runs("abcdefgh", score, seeds=(0, 1, 2)), "f", "g", preset="full", seeds=range(seeds))
-        for _ in range(worlds)
+        for _ in range(100)
     ]
     given = [task for one in found for task in one.tasks if not task.no_room]
     covered = np.mean([task.low <= 0 <= task.high for task in given])  # type: ignore[operator]
-    assert covered == pytest.approx(0.955, abs=0.025)
+    assert 0.93 <= covered <= most
     assert np.mean([any(task.word == "better" for task in one.tasks) for one in found]) <= 0.05

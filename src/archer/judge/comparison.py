@@ -19,7 +19,7 @@ from archer.judge import statistics
 from archer.judge.ceiling import MARGIN, SURE_SEEDS, headroom
 from archer.judge.cells import Cell, Cells, name_cell
 from archer.judge.errors import JudgeError
-from archer.judge.noise import Duplicate, NoiseFloor, noise_floor
+from archer.judge.noise import Duplicate, NoiseFloor, noise_floor, swing
 from archer.judge.resample import DRAWS, percentile_interval, resampled_means
 from archer.ledger.records import TASKS, Comparison, NoRoom, RunRecord, TaskComparison
 
@@ -36,7 +36,7 @@ class Paired:
     there can be no difference (a failed or wholly missing cell); notes: what else the reader must see.
     cells: the differences [settings, seeds] behind it, exact settings as zeros. possible: the least and the
     most that the difference can be where the candidate or the baseline lies at the ceiling, else infinite.
-    levels: the mean score of the two in each setting in which they were trained.
+    swings: how far the two move (`noise.swing`, root mean square) in each setting in which they were trained.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Paired:
     notes: tuple[str, ...] = ()
     cells: tuple[tuple[float, ...], ...] = ()
     possible: tuple[float, float] = statistics.ANYTHING
-    levels: tuple[float, ...] = ()
+    swings: tuple[float, ...] = ()
 
     @property
     def settings(self) -> int:
@@ -187,13 +187,14 @@ def pair_task(
         tuple(notes),
         tuple(rows),
         (0.0 - headroom(ours, margin) * share, headroom(theirs, margin) * share),
-        tuple(_level(pairs[name, seed] for seed in differences) for name in trained if differences),
+        tuple(_swing([pairs[name, seed] for seed in differences]) for name in trained if differences),
     )
 
 
-def _level(pairs: Iterable[tuple[Cell, Cell, bool]]) -> float:
-    """The mean of both rules' scores."""
-    return float(np.mean([cell.score for pair in pairs for cell in pair[:2] if cell.score is not None]))
+def _swing(pairs: Sequence[tuple[Cell, Cell, bool]]) -> float:
+    """Of both rules at their levels, as a root mean square: the variances of the two add."""
+    levels = [np.mean([pair[rule].score for pair in pairs]) for rule in (0, 1)]  # type: ignore[misc]
+    return float(np.sqrt(np.mean([swing(float(level)) ** 2 for level in levels])))
 
 
 def _pair_cell(
@@ -291,7 +292,7 @@ def _evidence(pair: Paired, noise: Mapping[str, NoiseFloor]) -> statistics.Evide
     floor = noise.get(pair.task)
     values = np.asarray(sorted(pair.differences.values()))
     variance = float(np.var(values, ddof=1)) if values.size > 1 else 0.0
-    prior = floor.difference_variance(pair.trained, pair.settings, pair.levels) if floor else np.nan
+    prior = floor.difference_variance(pair.trained, pair.settings, pair.swings) if floor else np.nan
     mean = float(values.mean()) if values.size else np.nan
     return statistics.evidence(mean, variance, values.size, prior, floor.weight() if floor else 0.0)
 
@@ -375,7 +376,7 @@ def _mean_evidence(
     spread = float(np.var(values, ddof=1)) if values.size > 1 else 0.0
     floors = [(noise.get(pair.task), pair) for pair in moving]
     parts = [
-        (floor.difference_variance(p.trained, p.settings, p.levels), floor.weight())
+        (floor.difference_variance(p.trained, p.settings, p.swings), floor.weight())
         for floor, p in floors
         if floor
     ]

@@ -65,22 +65,17 @@ class NoiseFloor:
     provisional: bool = False
     swing: float | None = None
 
-    def difference_variance(self, trained: int, settings: int, levels: Sequence[float] = ()) -> float:
+    def difference_variance(self, trained: int, settings: int, swings: Sequence[float] = ()) -> float:
         """Expected variance of one seed's paired difference of task scores of two rules.
 
         The mean is over `settings` settings, `trained` of which differ at all (the rest are equal by reach).
-        levels: of the two rules in each of these; where the noise was measured, if left out.
+        swings: of the two rules in each of these; those of the rules that were measured, if left out.
         """
         if settings == 0:
             return 0.0
-        sizes = np.ones(trained)
-        if levels and self.swing:
-            sizes = np.asarray([swing(level) / self.swing for level in levels])
-        return (
-            float(self.cell_sd**2 * np.sum(sizes**2) + (self.shared_sd * np.sum(sizes)) ** 2)
-            * 2
-            / settings**2
-        )
+        sizes = np.asarray(swings) / self.swing if swings and self.swing else np.ones(trained)
+        one_rule = self.cell_sd**2 * np.sum(sizes**2) + (self.shared_sd * np.sum(sizes)) ** 2
+        return 2 * float(one_rule) / settings**2
 
     def score_sd(self, settings: int) -> float:
         """Of a task score over so many settings, when it is trained again with another seed."""
