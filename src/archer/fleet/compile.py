@@ -81,9 +81,9 @@ def _exact_options() -> dict[str, Any]:
 
 
 def _shape_of_one(given: Any) -> Any:
-    """What a region is compiled anew for: shapes without the first axis, kinds, and which mixer."""
+    """What a region is compiled anew for: shapes without the first axis, strides, kinds, and which mixer."""
     if isinstance(given, torch.Tensor):
-        return given.shape[1:], given.dtype, given.requires_grad, torch.is_grad_enabled()
+        return given.shape[1:], given.stride()[1:], given.dtype, given.requires_grad, torch.is_grad_enabled()
     if isinstance(given, tuple | dict):
         return tuple(map(_shape_of_one, given.values() if isinstance(given, dict) else given))
     return id(given)
