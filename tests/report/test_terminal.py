@@ -12,7 +12,8 @@ from tests.report.test_note import without_memorize
 
 from archer.ledger.records import TASKS
 from archer.report import numbers
-from archer.report.terminal import final_table, folded
+from archer.report.numbers import folded
+from archer.report.terminal import NAME_WIDTH, final_table
 
 
 def printed(facts, width: int, language: str = "en", paths: tuple[str, ...] = ()) -> str:
@@ -35,9 +36,9 @@ def test_every_difference_and_interval_is_shown_whole(width, language):
 
 
 def test_long_names_fold_after_an_underscore_and_cut_nothing():
-    assert folded("cosine_softmax_error_gated") == "cosine_softmax_\nerror_gated"
-    assert folded("a" * 20).replace("\n", "") == "a" * 20
-    assert folded("gated_delta_net") == "gated_delta_net"
+    assert folded("cosine_softmax_error_gated", NAME_WIDTH) == "cosine_softmax_\nerror_gated"
+    assert folded("a" * 20, NAME_WIDTH).replace("\n", "") == "a" * 20
+    assert folded("gated_delta_net", NAME_WIDTH) == "gated_delta_net"
 
 
 def test_smoke_is_said_before_the_table_and_only_there():

@@ -148,13 +148,10 @@ def add_task_columns(table: Table, names: Iterable[str], width: int) -> None:
 
 
 def folded(name: str, width: int = NAME_WIDTH) -> str:
-    """A long name on several lines, broken after a mark between words where it has one in time."""
-    lines, rest = [], name
-    while len(rest) > width:
-        cut = max(rest.rfind(mark, 0, width) for mark in "_+=-, ") + 1 or width
-        lines.append(rest[:cut].rstrip())
-        rest = rest[cut:]
-    return "\n".join([*lines, rest])
+    """A long name on several lines."""
+    from archer.report.numbers import folded
+
+    return folded(name, width)
 
 
 def write_csv(target: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -65,7 +65,6 @@ HistoryOption = Annotated[
     Path | None, typer.Option("--history", help="A table of past results, instead of the built-in ones.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the researcher.")]
-LanguageOption = Annotated[str, typer.Option("--language", help="Language of the report: en or zh.")]
 
 UntilDecidedOption = Annotated[
     bool,

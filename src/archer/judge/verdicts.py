@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from archer.judge.ceiling import MARGIN
 from archer.judge.comparison import compare
@@ -54,21 +55,10 @@ def verdict(
     now if left out.
     """
 
-    def against_other(other: str, exact: Iterable[str]) -> Comparison:
-        return compare(
-            runs,
-            proposal.rule,
-            other,
-            preset=preset,
-            exact_settings=exact,
-            margin=margin,
-            level=level,
-            noise=noise,
-        )
-
+    alike = partial(compare, runs, proposal.rule, preset=preset, margin=margin, level=level, noise=noise)
     parent, against = judged or (
-        against_other(proposal.parent, exact_parent),
-        against_other(reference, exact_reference),
+        alike(proposal.parent, exact_settings=exact_parent),
+        alike(reference, exact_settings=exact_reference),
     )
     against = confirmed(against, confirmation)
     measured = {task.task: task.candidate for task in parent.tasks}
@@ -97,11 +87,6 @@ def confirmed(won: Comparison, confirmation: ConfirmationRecord | None) -> Compa
     if confirmation is None:
         return won
     return replace(won, beats_on_all=won.beats_on_all and confirmation.confirmed)
-
-
-def is_winner(verdict: VerdictRecord) -> bool:
-    """Whether the rule may be called a winner over the reference: fresh seeds confirmed what it won."""
-    return verdict.ranks and verdict.confirmation is not None and verdict.confirmation.confirmed
 
 
 def _floor_per_task(floors: Mapping[str, NoiseFloor], comparison: Comparison) -> dict[str, float | None]:

@@ -19,6 +19,8 @@ LETTER = 6.1
 """Units that a letter of a label takes, generously: readers' fonts are not those of the drawing library."""
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
+COLOUR = {"field": "colour", "type": "nominal", "scale": None}
+"""Each value says its own colour."""
 DOT = {"type": "point", "filled": True, "opacity": 1}
 SHAPES = {"better": "triangle-up", "worse": "triangle-down", "same": "square", "undecided": "circle"}
 LINES = ("var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)", "var(--line-5)", "var(--line-6)")
@@ -64,7 +66,8 @@ def difference_chart(
     for the names, in units of the drawing, whose library measures text with its own fonts.
     """
     values = [_difference_value(line, words) for line in lines]
-    y = {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": _row_axis(name_width)}
+    ends = [value[key] for value in values for key in ("low", "high", "difference") if value[key] is not None]
+    y = _rows(name_width)
     x = {
         "type": "quantitative",
         "axis": {
@@ -74,53 +77,25 @@ def difference_chart(
             "labelOverlap": "greedy",
             "labelSeparation": 16,
         },
+        "scale": {"domain": _span(ends), "nice": False, "zero": True},
     }
-    span = _span(
-        [value[key] for value in values for key in ("low", "high", "difference") if value[key] is not None]
-    )
-    scale = {"domain": span, "nice": False, "zero": True}
-    colour = {"field": "colour", "type": "nominal", "scale": None}
-    return _chart(
-        values,
-        {"step": 34},
-        [
-            {
-                "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1},
-                "encoding": {"x": {"datum": 0}},
-            },
-            {
-                "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
-                "mark": {"type": "rule", "strokeWidth": 2.5, "strokeCap": "round"},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "low", "scale": scale},
-                    "x2": {"field": "high"},
-                    "color": colour,
-                    "description": {"field": "words"},
-                },
-            },
-            {
-                "transform": [{"filter": "isValid(datum.difference)"}],
-                "mark": {**DOT, "size": 70},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "difference", "scale": scale},
-                    "color": colour,
-                    "shape": {"field": "shape", "type": "nominal", "scale": None},
-                    "description": {"field": "words"},
-                },
-            },
-            {
-                "mark": {"type": "text", "dy": -11, "fontSize": 10.5},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "label_at", "scale": scale},
-                    "text": {"field": "label"},
-                    "color": {"field": "label_colour", "type": "nominal", "scale": None},
-                },
-            },
-        ],
-    )
+    zero = {
+        "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1},
+        "encoding": {"x": {"datum": 0}},
+    }
+    intervals = {
+        "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
+        "mark": {"type": "rule", "strokeWidth": 2.5, "strokeCap": "round"},
+        "encoding": {
+            "y": y,
+            "x": {**x, "field": "low"},
+            "x2": {"field": "high"},
+            "color": COLOUR,
+            "description": {"field": "words"},
+        },
+    }
+    layers = [zero, intervals, _marks(x, y, "difference", 70), _labels(x, y, -11)]
+    return _chart(values, {"step": 34}, layers)
 
 
 def prediction_chart(
@@ -131,45 +106,59 @@ def prediction_chart(
     words: "covered", "missed", "unmeasured".
     """
     values = [_prediction_value(score, words) for score in scores]
-    y = {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": _row_axis(NAME_WIDTH)}
+    y = _rows(NAME_WIDTH)
     axis = {"title": title, "format": ".1f", "tickCount": 5}
-    scale = {"domain": [0, 1], "nice": False}
-    x = {"type": "quantitative", "axis": axis, "scale": scale}
-    colour = {"field": "colour", "type": "nominal", "scale": None}
-    return _chart(
-        values,
-        {"step": 34},
-        [
-            {
-                "mark": {"type": "bar", "height": 9, "cornerRadius": 4, "color": "var(--band)"},
-                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
-            },
-            {
-                "mark": {"type": "tick", "thickness": 2, "size": 15, "color": "var(--ink)"},
-                "encoding": {"y": y, "x": {**x, "field": "predicted"}},
-            },
-            {
-                "transform": [{"filter": "isValid(datum.measured)"}],
-                "mark": {**DOT, "size": 90},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "measured"},
-                    "color": colour,
-                    "shape": {"field": "shape", "type": "nominal", "scale": None},
-                    "description": {"field": "words"},
-                },
-            },
-            {
-                "mark": {"type": "text", "dy": -12, "fontSize": 10.5},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "label_at"},
-                    "text": {"field": "label"},
-                    "color": {"field": "label_colour", "type": "nominal", "scale": None},
-                },
-            },
-        ],
-    )
+    x = {"type": "quantitative", "axis": axis, "scale": {"domain": [0, 1], "nice": False}}
+    intervals = {
+        "mark": {"type": "bar", "height": 9, "cornerRadius": 4, "color": "var(--band)"},
+        "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+    }
+    middles = {
+        "mark": {"type": "tick", "thickness": 2, "size": 15, "color": "var(--ink)"},
+        "encoding": {"y": y, "x": {**x, "field": "predicted"}},
+    }
+    layers = [intervals, middles, _marks(x, y, "measured", 90), _labels(x, y, -12)]
+    return _chart(values, {"step": 34}, layers)
+
+
+def _rows(name_width: int) -> dict[str, Any]:
+    """A row for each task, with its name before it."""
+    axis = {
+        "ticks": False,
+        "domain": False,
+        "minExtent": name_width,
+        "maxExtent": name_width,
+        "labelLimit": name_width,
+    }
+    return {"field": "task", "type": "nominal", "sort": None, "title": None, "axis": axis}
+
+
+def _marks(x: Mapping[str, Any], y: Mapping[str, Any], field: str, size: int) -> dict[str, Any]:
+    """A mark where there is a number, with the shape and the colour of what became of it."""
+    return {
+        "transform": [{"filter": f"isValid(datum.{field})"}],
+        "mark": {**DOT, "size": size},
+        "encoding": {
+            "y": y,
+            "x": {**x, "field": field},
+            "color": COLOUR,
+            "shape": {"field": "shape", "type": "nominal", "scale": None},
+            "description": {"field": "words"},
+        },
+    }
+
+
+def _labels(x: Mapping[str, Any], y: Mapping[str, Any], above: int) -> dict[str, Any]:
+    """What each mark says, in words over it."""
+    return {
+        "mark": {"type": "text", "dy": above, "fontSize": 10.5},
+        "encoding": {
+            "y": y,
+            "x": {**x, "field": "label_at"},
+            "text": {"field": "label"},
+            "color": {**COLOUR, "field": "label_colour"},
+        },
+    }
 
 
 def curve_chart(
@@ -206,7 +195,7 @@ def curve_chart(
                     "scale": {"domain": [0, 1]},
                 },
                 "detail": {"field": "run", "type": "nominal"},
-                "color": {"field": "colour", "type": "nominal", "scale": None},
+                "color": COLOUR,
                 "strokeDash": {"field": "dash", "type": "nominal", "scale": None},
             },
         },
@@ -217,17 +206,13 @@ def curve_chart(
                 "x": {"field": "epoch", "type": "quantitative"},
                 "y": {"field": "accuracy", "type": "quantitative"},
                 "text": {"field": "label"},
-                "color": {"field": "colour", "type": "nominal", "scale": None},
+                "color": COLOUR,
             },
         },
     ]
     if chance is not None:
         layers.insert(0, _chance_layer(chance))
     return _chart(values, 190, layers)
-
-
-def _row_axis(width: int) -> dict[str, Any]:
-    return {"ticks": False, "domain": False, "minExtent": width, "maxExtent": width, "labelLimit": width}
 
 
 @dataclass(frozen=True)
@@ -279,30 +264,20 @@ def cost_chart(
     x = {"field": "cost", "type": "quantitative", "axis": x_axis, "scale": scale}
     y_axis = {"title": titles[1], "tickCount": 5, "format": ".2f"}
     y = {"type": "quantitative", "axis": y_axis, "scale": {"zero": False, "padding": 14}}
-    colour = {"field": "colour", "type": "nominal", "scale": None}
+    here = {"x": x, "color": COLOUR}
     layers: list[dict[str, Any]] = [
         {
             "transform": [{"filter": "isValid(datum.low) && isValid(datum.high)"}],
             "mark": {"type": "rule", "strokeWidth": 2, "strokeCap": "round"},
-            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+            "encoding": {**here, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
         },
         {
             "mark": {**DOT, "size": 80},
-            "encoding": {
-                "x": x,
-                "y": {**y, "field": "score"},
-                "color": colour,
-                "description": {"field": "words"},
-            },
+            "encoding": {**here, "y": {**y, "field": "score"}, "description": {"field": "words"}},
         },
         {
             "mark": {"type": "text", "align": "left", "dx": 8},
-            "encoding": {
-                "x": x,
-                "y": {**y, "field": "label_at"},
-                "text": {"field": "label"},
-                "color": colour,
-            },
+            "encoding": {**here, "y": {**y, "field": "label_at"}, "text": {"field": "label"}},
         },
     ]
     if front:
@@ -361,10 +336,9 @@ def heat_map(
         "x": {"field": "task", "type": "nominal", "sort": None, "axis": x_axis},
         "y": {"field": "rule", "type": "nominal", "sort": None, "axis": y_axis},
     }
-    colour = {"field": "colour", "type": "nominal", "scale": None}
     shade = {"field": "shade", "type": "quantitative", "scale": None}
     layers = [
-        {"mark": "rect", "encoding": {**place, "fill": colour, "fillOpacity": shade}},
+        {"mark": "rect", "encoding": {**place, "fill": COLOUR, "fillOpacity": shade}},
         {"mark": "text", "encoding": {**place, "text": {"field": "text"}}},
     ]
     return {**_chart(values, {"step": 22}, layers), "width": {"step": 72}, "autosize": "pad"}

@@ -66,11 +66,6 @@ class RuleCost:
     state_per_token: int | None = None
     counted_at: int | None = None
 
-    @property
-    def state_per_layer(self) -> int | None:
-        """Numbers over all heads of one layer."""
-        return None if self.state_per_head is None or self.heads is None else self.state_per_head * self.heads
-
 
 @dataclass(frozen=True)
 class Surplus:

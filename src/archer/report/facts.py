@@ -17,7 +17,6 @@ from archer.ledger.records import (
     CycleRecord,
     ProposalRecord,
     RunRecord,
-    TaskComparison,
     VerdictRecord,
     VerificationRecord,
 )
@@ -155,11 +154,6 @@ def _put(found: dict[str, dict[str, float | None]], rule: str, task: str, score:
     scores = found.setdefault(rule, {})
     if scores.get(task) is None:
         scores[task] = score
-
-
-def task_of(comparison: Comparison, task: str) -> TaskComparison | None:
-    """A comparison's line for one task."""
-    return next((line for line in comparison.tasks if line.task == task), None)
 
 
 def rule_facts(rule: Rule) -> RuleFacts:

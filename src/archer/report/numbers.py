@@ -1,4 +1,4 @@
-"""How numbers are written. A number that is not there is never written as 0."""
+"""How numbers and names are written. A number that is not there is never written as 0."""
 
 from __future__ import annotations
 
@@ -89,3 +89,13 @@ def rate(value: float) -> str:
     text = f"{value:g}"
     mantissa, _, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
+def folded(name: str, width: int) -> str:
+    """A long name on several lines, broken after a mark between words where it has one in time."""
+    lines, rest = [], name
+    while len(rest) > width:
+        cut = max(rest.rfind(mark, 0, width) for mark in "_+=-, ") + 1 or width
+        lines.append(rest[:cut].rstrip())
+        rest = rest[cut:]
+    return "\n".join([*lines, rest])

@@ -90,12 +90,14 @@ class _FinalTable:
         for rule, scores in self.facts.measured().items():
             against = [line for line in comparisons if _pair(line) == (rule, self.facts.reference)]
             others = [c for c in comparisons if c.candidate == rule and c.baseline != self.facts.reference]
-            head = Text(folded(rule), style="bold" if rule == self.facts.candidate else "")
+            head = Text(
+                numbers.folded(rule, NAME_WIDTH), style="bold" if rule == self.facts.candidate else ""
+            )
             table.add_row(head, *self._score_cells(rule, scores, against, wide))
             for comparison in others:
                 label = self.words.text("terminal.minus_parent", parent=comparison.baseline)
                 cells = [self._difference(line, wide) for line in lines_of(comparison)]
-                table.add_row(Text(folded(label), style="dim"), *cells)
+                table.add_row(Text(numbers.folded(label, NAME_WIDTH), style="dim"), *cells)
         return table
 
     def _score_cells(
@@ -109,7 +111,7 @@ class _FinalTable:
             if task in lines:
                 cell.append("\n").append_text(self._difference(lines[task], wide))
             if not numbers.is_number(score) and task != MEAN:
-                cell.append("".join(f"\n{folded(part, 9)}" for part in self._reasons(rule, task)))
+                cell.append("".join(f"\n{numbers.folded(part, 9)}" for part in self._reasons(rule, task)))
             cells.append(cell)
         return cells
 
@@ -189,19 +191,9 @@ def cost_grid(costs: Mapping[str, RuleCost], width: int, words: Wording) -> Rend
     for name in COLUMNS:
         grid.add_column(words.text(f"terminal.{name}"), justify="right")
     for rule, cost in costs.items():
-        grid.add_row(folded(rule, 24 if width >= ROOMY else NAME_WIDTH), *cost_cells(cost, words))
+        grid.add_row(numbers.folded(rule, 24 if width >= ROOMY else NAME_WIDTH), *cost_cells(cost, words))
     where = words.text("cost.machines", **machines(costs, words))
     return Group(grid, Text(where, style="dim"))
-
-
-def folded(name: str, width: int = NAME_WIDTH) -> str:
-    """A long name on several lines, broken after an underscore or a space where it has one in time."""
-    lines, rest = [], name
-    while len(rest) > width:
-        cut = max(rest.rfind("_", 0, width), rest.rfind(" ", 0, width)) + 1 or width
-        lines.append(rest[:cut].rstrip())
-        rest = rest[cut:]
-    return "\n".join([*lines, rest])
 
 
 def pack(pieces: Sequence[str], width: int) -> str:
