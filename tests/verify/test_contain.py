@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -427,6 +428,52 @@ def test_input_and_extra_folders_reach_it(tmp_path):
         assert list(process.lines()) == ["hello seen"]
     assert (cache / "out").read_text() == "x"
     refused(f"open({str(data / 'in.txt')!r}, 'w')", scratch, (), "PermissionError|FileNotFoundError|OSError")
+
+
+def test_a_link_in_a_folder_that_is_bound_as_well_keeps_nothing_from_starting(tmp_path):
+    """Such as `.venv`, linked to another place, in a folder that may be read too."""
+    scratch, code, libraries = (tmp_path / name for name in ("scratch", "code", "libraries"))
+    for folder in (scratch, code, libraries):
+        folder.mkdir()
+    (libraries / "in.txt").write_text("seen")
+    (code / "link").symlink_to(libraries)
+    command = [sys.executable, "-c", f"print(open({str(code / 'link/in.txt')!r}).read())"]
+    with start(command, scratch=scratch, readable=[code, code / "link"]) as process:
+        assert list(process.lines()) == ["seen"], process.wait().error
+
+
+WRITTEN = """
+import sys
+from pathlib import Path
+from archer.verify.contain import start
+
+def main():
+    command = [sys.executable, "-c", f"open({sys.argv[1]!r}).read()"]
+    with start(command, scratch=Path(sys.argv[2])) as process:
+        print(process.wait().error)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("how", ["-m", "PYTHONPATH"])
+def test_the_folder_that_archer_was_started_in_cannot_be_read(tmp_path, how):
+    """`python -m` puts it into sys.path, and PYTHONPATH may: what lies there is not for candidates."""
+    here, scratch = tmp_path / "here", tmp_path / "scratch"
+    here.mkdir()
+    scratch.mkdir()
+    ledger, starter = here / "ledger", here / "starter.py"
+    ledger.write_text("private")
+    starter.write_text(WRITTEN)
+    command = [sys.executable, *(("-m", "starter") if how == "-m" else ("-P", str(starter)))]
+    places = [str(contain.PACKAGE), *([str(here)] if how == "PYTHONPATH" else [])]
+    ended = subprocess.run(
+        [*command, str(ledger), str(scratch)], cwd=here, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)}, check=True,
+    )  # fmt: skip
+    assert "private" not in ended.stdout
+    assert re.search("PermissionError|FileNotFoundError", ended.stdout), ended.stdout + ended.stderr
 
 
 def test_scratch_is_read_with_distrust(tmp_path):

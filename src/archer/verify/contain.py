@@ -384,11 +384,20 @@ def _python_folders(gpu: bool) -> list[str]:
         str(PACKAGE),
         str(Path(sys.executable).resolve().parents[1]),
     ]
-    places += [entry for entry in sys.path if entry and Path(entry).is_absolute()]
+    places += _import_folders()
     if gpu:
         places += os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
         places += [os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", "")]
     return [place for place in places if place not in ("", "/")]
+
+
+def _import_folders() -> list[str]:
+    """The folders of sys.path in which the contained Python looks as well: neither PYTHONPATH's nor what
+    Python puts first for a script or `-m`: with `python -m archer` the working folder, ledger and all.
+    """
+    entries = sys.path if sys.flags.safe_path else sys.path[1:]
+    given = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    return [entry for entry in entries if Path(entry).is_absolute() and entry not in given]
 
 
 def _gpu_devices() -> list[str]:
@@ -444,7 +453,7 @@ def _wrapped(
         "/tmp",
     ]
     arguments += ["--ro-bind-try", "/sys", "/sys"]
-    for path in sorted(readable, key=lambda p: p.count("/")):
+    for path in _outermost(readable):
         arguments += ["--ro-bind-try", path, path]
     for device in devices:
         if device not in DEVICES:
@@ -452,6 +461,16 @@ def _wrapped(
     for path in writable:
         arguments += ["--bind", path, path]
     return [*arguments, "--chdir", str(scratch), "--"]
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """Those that lie in no other of them. What is bound brings its content along, and nothing can be mounted
+    on a symbolic link in it (a `.venv` that is one, in a folder of `sys.path`)."""
+    found: list[str] = []
+    for path in sorted(paths, key=lambda p: p.count("/")):
+        if not any(Path(path).is_relative_to(outer) for outer in found):
+            found.append(path)
+    return found
 
 
 def _threads_of_all() -> int:
