@@ -3,15 +3,16 @@
     python results/report.py            # the blocks between markers, and docs/images/results-*.svg
     python results/report.py --check    # exit status 1 where a page is not what the tables say
 
-The words around the blocks are written by hand. A block stands between `<!-- results: NAME -->` and
-`<!-- end: NAME -->`; NAME is a preset, `agreement`, or, in README.md, `main`. Tables may be incomplete or
-absent: what is missing is named, and so is every run that does not count.
+The words around the blocks are written by hand, in docs/results.md (what was found), docs/results-tables.md
+(every table) and README.md. A block stands between `<!-- results: NAME -->` and `<!-- end: NAME -->`. NAME is
+a preset (all its tables), a preset and `goal` (every rule beside the reference), `agreement`, or `main` (the
+rules with the best means). Tables may be incomplete or absent: what is missing is named, and so is every run
+that does not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +28,16 @@ from archer.ledger import Ledger, ScoreRow, builtin_history, chosen_runs
 from archer.ledger.records import TASKS, Comparison, RunRecord, TaskComparison
 from archer.mad.presets import PRESETS
 from archer.report import charts
-from archer.report.agreement import agreement, agreements, in_words, preset_scores
+from archer.report.agreement import PAIRS, agreement, agreements, in_words, preset_scores
 from archer.report.numbers import ends, is_number, score, signed, word
 from archer.report.svg import standalone
 from archer.rules import BASE, REFERENCE, resolve_history_name
 
 HERE = Path(__file__).parent
-MEAN, ABSENT, MAIN = "Mean", "\u2013", "main"
+MEAN, ABSENT, MAIN, GOAL = "Mean", "\u2013", "main", " goal"
+BEST = 10
+"""So many rules are in the main table."""
+
 HISTORY = "fifteen_trials"
 """The table of earlier results that has every rule under one protocol."""
 
@@ -65,21 +69,22 @@ def main() -> None:
         if path.stem not in PRESETS:
             print(f"not read: {path.name} is the table of no preset")
     if arguments.check and not current:
-        sys.exit("docs/results.md or README.md is not what the tables say: run `python results/report.py`")
+        sys.exit("a page is not what the tables say: run `python results/report.py`")
 
 
 def write(results: Path, docs: Path, check: bool = False) -> bool:
-    """Whether the page was current; unless it is only checked, it is afterwards. Raises UserError."""
+    """Whether the pages were current; unless they are only checked, they are afterwards. Raises UserError.
+
+    A preset's block that no page has a place for comes to the end of the last page.
+    """
     tables = read_tables(results)
-    page, front = docs / "results.md", docs.parent / "README.md"
-    before = {page: page.read_text(encoding="utf-8")}
-    if front.exists():
-        before[front] = front.read_text(encoding="utf-8")
+    known = (docs.parent / "README.md", docs / "results.md", docs / "results-tables.md")
+    before = {page: page.read_text(encoding="utf-8") for page in known if page.exists()}
+    asked = {name: page for page, text in before.items() for name in places(text)}
     after = dict(before)
-    for name, block in blocks(tables, places(before[page])).items():
+    for name, block in blocks(tables, list(asked)).items():
+        page = asked.get(name, list(before)[-1])
         after[page] = put(after[page], name, block)
-    if MAIN in places(before.get(front, "")):
-        after[front] = put(after[front], MAIN, main_block(tables))
     if not check:
         _draw(tables, docs / "images")
         for path, text in after.items():
@@ -103,13 +108,15 @@ class Table:
     """The runs of one preset. runs: those that count. left_out: why others do not, and how many.
 
     stand_ins: the parent's runs in the name of a rule that was not trained where it is its parent.
-    compared: every rule with the plain delta rule; empty where that was not trained.
+    compared: every rule with the plain delta rule; against: with the reference. Empty where that was not
+    trained.
     """
 
     runs: tuple[RunRecord, ...]
     left_out: Mapping[str, int]
     stand_ins: tuple[RunRecord, ...] = ()
     compared: tuple[Comparison, ...] = ()
+    against: tuple[Comparison, ...] = ()
 
     def scores(self, preset: str) -> tuple[ScoreRow, ...]:
         """The scores of its rules, stand-ins included."""
@@ -142,7 +149,8 @@ def _table_of(path: Path, ledger: Ledger, runs: Sequence[RunRecord]) -> Table:
     }
     reach = Reach(ledger, kept)
     left_out = {reason: number for reason, number in found.items() if number}
-    return Table(kept, left_out, reach.stand_ins(), comparisons(name, reach))
+    found = (comparisons(name, reach, other) for other in (BASE, REFERENCE))
+    return Table(kept, left_out, reach.stand_ins(), *found)
 
 
 def places(page: str) -> list[str]:
@@ -156,7 +164,7 @@ def put(page: str, name: str, block: str) -> str:
     if first not in page and last not in page:
         page = f"{page.rstrip()}\n\n## {name}\n\n{first}\n{last}\n"
     if page.count(first) != 1 or page.count(last) != 1 or page.index(first) > page.index(last):
-        raise UserError(f"docs/results.md: expected one line {first} and after it one line {last}")
+        raise UserError(f"expected one line {first} and after it one line {last}")
     head, rest = page.split(first)
     return f"{head}{first}\n\n{block}\n\n{last}{rest.split(last)[1]}"
 
@@ -168,11 +176,13 @@ def blocks(tables: Mapping[str, Table], asked: Sequence[str] = ()) -> dict[str, 
     """
     history = earlier_scores()
     found = dict.fromkeys(asked, "No run of this preset yet.")
-    strange = [name for name in asked if name not in (*PRESETS, "agreement")]
+    whole = {"agreement": agreement_block(tables), MAIN: goal_block("quick", tables.get("quick"), BEST)}
+    goals = {f"{name}{GOAL}": goal_block(name, tables.get(name)) for name in PRESETS}
+    strange = [name for name in asked if name not in {*PRESETS, *whole, *goals}]
     if strange:
-        raise UserError(f"docs/results.md: no preset is called {', '.join(strange)}")
+        raise UserError(f"no preset is called {', '.join(strange)}")
     found |= {name: "\n\n".join(preset_block(name, table, history)) for name, table in tables.items()}
-    return found | {"agreement": agreement_block(tables)}
+    return found | {name: block for name, block in (whole | goals).items() if name in asked}
 
 
 def earlier_scores() -> dict[str, dict[str, float]]:
@@ -326,19 +336,19 @@ def _short(settings: Sequence[str]) -> list[str]:
     return ["-".join(part for part in one if part not in shared) or "-".join(one) for one in parts]
 
 
-def comparisons(name: str, reach: Reach) -> tuple[Comparison, ...]:
-    """Every rule against the plain delta rule, as `archer compare` does it; none where that has no runs."""
-    if BASE not in reach.hashes:
+def comparisons(name: str, reach: Reach, other: str) -> tuple[Comparison, ...]:
+    """Every rule against another one, as `archer compare` does it; none where that has no runs."""
+    if other not in reach.hashes:
         return ()
     runs = (*reach.runs, *reach.stand_ins())
     scores = {row.rule: row.scores for row in preset_scores(runs, name)}
-    pairs = [(rule, BASE) for rule in sorted(reach.hashes) if rule != BASE]
+    pairs = [(rule, other) for rule in sorted(reach.hashes) if rule != other]
     return tuple(_of_whole_tasks(c, scores) for c in compare_known(reach, pairs, name))
 
 
 def _of_whole_tasks(comparison: Comparison, scores: Mapping[str, Mapping[str, float | None]]) -> Comparison:
     """Without the differences of tasks of which either rule lacks a setting: the history has whole tasks."""
-    own, base = scores[comparison.candidate], scores[BASE]
+    own, base = scores[comparison.candidate], scores[comparison.baseline]
     lines = (
         line if None not in (own[line.task], base[line.task]) else replace(line, difference=None)
         for line in comparison.tasks
@@ -378,47 +388,53 @@ def holds(line: TaskComparison, earlier: float | None, whole: bool = True) -> st
     return "level here" if agrees is None else "same sign" if agrees else "other sign"
 
 
-# The main table
+# The goal: ahead of the reference
 
 
-def main_block(tables: Mapping[str, Table]) -> str:
-    """Of each task the dearest preset under which both references have all of it, and every rule that has
-    most of these tasks."""
-    known = {
-        name: {row.rule: row.scores for row in preset_scores(table.runs, name)}
-        for name, table in tables.items()
-    }
-    found: dict[str, str] = {}
-    for task, name in itertools.product(TASKS, known):  # from cheap to dear
-        if all(known[name].get(rule, {}).get(task) is not None for rule in (BASE, REFERENCE)):
-            found[task] = name
-    columns = {
-        task: {rule: scores[task] for rule, scores in known[name].items()} for task, name in found.items()
-    }
-    rules = dict.fromkeys(
-        rule for scores in columns.values() for rule, value in scores.items() if value is not None
+def goal_block(name: str, table: Table | None, most: int | None = None) -> str:
+    """Every rule's scores under a preset, the best mean first, and where it is better or worse than the
+    reference. most: so many rules, and the plain delta rule."""
+    if table is None:
+        return "No run of this preset yet."
+    runs = table.runs
+    tasks = [task for task in TASKS if any(run.task == task for run in runs)]
+    verdicts = {one.candidate: {line.task: line for line in one.tasks} for one in table.against}
+    rows = sorted(table.scores(name), key=lambda row: (row.mean is None, -(row.mean or 0.0), row.rule))
+    shown = [row for index, row in enumerate(rows) if most is None or index < most or row.rule == BASE]
+    lines = [
+        [
+            f"`{row.rule}`",
+            *(_marked(row.scores[task], verdicts.get(row.rule, {}).get(task)) for task in tasks),
+            _marked(row.mean, None),
+        ]
+        for row in shown
+    ]
+    seeds = sorted({row.seeds for row in shown if row.seeds})
+    number = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
+    legend = (
+        f"Preset `{name}`, seeds: {number}. Beside `{REFERENCE}`: ▲ better, ▼ worse (5%, Holm over tasks), "
+        f"= the same within {LEVEL:g}, no mark undecided; {ABSENT}: some of the task's settings lack a run."
     )
-    whole = [
-        rule
-        for rule in rules
-        if 2 * sum(column.get(rule) is not None for column in columns.values()) > len(columns)
-    ]
-    order = sorted(whole, key=lambda rule: (rule != BASE, rule != REFERENCE, rule))
-    rows = [
-        [f"`{rule}`", *(score(column.get(rule), ABSENT) for column in columns.values())] for rule in order
-    ]
-    return _table(["rule", *(f"{task} ({name})" for task, name in found.items())], rows)
+    return f"{_table(['rule', *tasks, 'mean'], lines)}\n\n{legend}"
+
+
+def _marked(value: float | None, line: TaskComparison | None) -> str:
+    judged = line.word if line and line.difference is not None else ""
+    mark = {"better": " ▲", "worse": " ▼", "same": " ="}.get(judged, "")
+    return f"{score(value, ABSENT)}{mark if value is not None else ''}"
 
 
 # How well the small presets predict
 
 
 def agreement_block(tables: Mapping[str, Table]) -> str:
-    """Kendall's rank correlation of quick and baseline with full."""
+    """Kendall's rank correlation of each preset with the dearer ones."""
     runs = [run for table in tables.values() for run in table.runs]
-    found = [agreements(runs, smaller, "full") for smaller in ("quick", "baseline")]
-    rows = [[lines[0].task, *(in_words(line) for line in lines)] for lines in zip(*found, strict=True)]
-    return _table(["task", "quick and full", "baseline and full"], rows)
+    found = {f"{smaller} and {larger}": agreements(runs, smaller, larger) for smaller, larger in PAIRS}
+    rows = [
+        [lines[0].task, *(in_words(line) for line in lines)] for lines in zip(*found.values(), strict=True)
+    ]
+    return _table(["task", *found], rows)
 
 
 # Figures

@@ -1,10 +1,7 @@
-"""What a run takes of a GPU's memory is measured once per shape; a training process begins early."""
+"""What a run takes of a GPU's memory is measured once per shape."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 import torch
 from tests.fleet.tiny import load, tiny_runs
 
-from archer.fleet import early, memory
+from archer.fleet import memory
 from archer.fleet.run import Run
 from archer.fleet.train import build_model
 
@@ -88,58 +85,3 @@ def test_without_a_place_to_keep_it_it_is_measured_all_the_same(
     run = tiny_runs(1)[0]
     assert (room(run), room(run)) == (70, 70)
     assert len(measured) == 2
-
-
-@pytest.fixture
-def collecting() -> Iterator[None]:
-    """Garbage is collected again after a test."""
-    yield
-    gc.enable()
-    gc.unfreeze()
-
-
-def test_a_processor_begins_nothing_but_leaves_garbage_alone_until_it_is_over(collecting: None) -> None:
-    assert early.begin("cpu") == []
-    assert not gc.isenabled()
-    early.over()
-    assert gc.isenabled()
-    frozen = gc.get_freeze_count()
-    assert frozen > 0
-    early.over()
-    assert gc.get_freeze_count() == frozen
-
-
-@pytest.mark.parametrize(("device", "index"), [("cuda:3", 3), ("cuda", 0)])
-def test_the_driver_is_started_for_the_device_asked_for(
-    device: str, index: int, monkeypatch: pytest.MonkeyPatch, collecting: None
-) -> None:
-    asked: list[object] = []
-
-    class Driver:
-        def __init__(self, name: str) -> None:
-            asked.append(name)
-
-        def cuInit(self, flags: int) -> int:
-            return 0
-
-        def cuDeviceGet(self, device: object, index: int) -> int:
-            asked.append(index)
-            return 0
-
-        def cuDevicePrimaryCtxRetain(self, context: object, device: object) -> int:
-            asked.append("context")
-            return 0
-
-    monkeypatch.setattr(ctypes, "CDLL", Driver)
-    monkeypatch.setattr(early, "_compute_key", lambda: asked.append("key"))
-    for thread in early.begin(device):
-        thread.join()
-    assert sorted(map(str, asked)) == sorted([str(index), "context", "key", "libcuda.so.1"])
-
-
-def test_a_machine_without_the_driver_hears_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    early._start_driver(0)

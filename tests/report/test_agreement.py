@@ -13,7 +13,7 @@ from tests.report.test_costs import make_run
 from archer.ledger import write_runs
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
-from archer.report.agreement import agreements, in_words, kendall, kendall_interval
+from archer.report.agreement import PAIRS, agreements, in_words, kendall, kendall_interval
 from archer.rules import rule_names
 
 RULES = rule_names()
@@ -104,7 +104,8 @@ def test_the_command_reads_tables_and_ledgers(tmp_path: Path):
     assert "6 rules" in text
     assert "0 rules: too few" in text  # baseline
     lines = json.loads(data("doctor", "--presets", "--results", tmp_path, "--json", "--project", tmp_path))
-    taus = [line["tau"] for line in lines if line["first"] == "quick"]
+    assert {(line["first"], line["second"]) for line in lines} == {*PAIRS}
+    taus = [line["tau"] for line in lines if (line["first"], line["second"]) == ("quick", "full")]
     assert taus == pytest.approx([1.0] * 7)
     assert "--results belongs to --presets" in refusal("doctor", "--results", tmp_path)
     assert "holds no project" in refusal("doctor", "--presets", "--project", tmp_path / "none")

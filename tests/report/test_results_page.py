@@ -173,7 +173,30 @@ def test_a_table_without_a_place_gets_one_at_the_end(script: ModuleType, folders
     script.write(results, docs)
     page = (docs / "results.md").read_text()
     assert page.startswith("Words.\n\n## quick\n\n<!-- results: quick -->")
-    assert "## agreement" in page
+    assert script.write(results, docs, check=True) is True
+
+
+def test_every_page_gets_the_blocks_that_it_has_places_for(
+    script: ModuleType, folders: tuple[Path, Path]
+) -> None:
+    results, docs = folders
+    runs = [replace(run, rule={"hybrid": "gated_delta_net"}.get(run.rule, run.rule)) for run in some_runs()]
+    write_runs(results / "quick.csv", runs)
+    (docs / "results.md").write_text("<!-- results: quick goal -->\n<!-- end: quick goal -->\n")
+    (docs / "results-tables.md").write_text("Tables.\n")
+    front = docs.parent / "README.md"
+    front.write_text("<!-- results: main -->\n<!-- end: main -->\n")
+    assert script.write(results, docs, check=True) is False
+    script.write(results, docs)
+    assert (docs / "results-tables.md").read_text().startswith("Tables.\n\n## quick\n")
+    for page in (docs / "results.md", front):
+        text = page.read_text()
+        assert "## quick" not in text
+        assert [name for name in LEVELS if f"| `{name}`" in text] == ["delta_net", "softmax"]
+        assert line_of(text, "softmax")[1:3] == ["0.800 ▲", "0.801 ▲"]
+        assert line_of(text, "gated_delta_net")[1] == "0.200"
+        assert line_of(text, "delta_net")[6] == "\u2013"
+        assert "Preset `quick`, seeds: 3." in text
     assert script.write(results, docs, check=True) is True
 
 

@@ -81,7 +81,7 @@ def command(
         Path, typer.Option("--project", help="The project folder whose disk is looked at.")
     ] = Path("archer-project"),
     presets: Annotated[
-        bool, typer.Option("--presets", help="Instead: how well quick and baseline predict full.")
+        bool, typer.Option("--presets", help="Instead: how well cheap presets predict dearer ones.")
     ] = False,
     results_folder: Annotated[
         Path | None,
@@ -279,27 +279,23 @@ def _table(machine: Machine) -> Table:
     return table
 
 
-# How well small presets predict the large one
-
-SMALLER, LARGEST = ("quick", "baseline"), "full"
+# How well small presets predict dearer ones
 
 
 def _presets(project: Path, folder: Path | None, as_json: bool) -> None:
-    from archer.report.agreement import agreements, in_words
+    from archer.report.agreement import PAIRS, agreements, in_words
 
     runs = known_runs(project, folder)
-    found = [agreements(runs, smaller, LARGEST) for smaller in SMALLER]
+    found = [agreements(runs, *pair) for pair in PAIRS]
     if as_json:
         print_json([asdict(one) for several in found for one in several])
         return
     from rich.table import Table
 
-    table = Table(
-        title=f"Kendall's rank correlation with {LARGEST}, 95% interval", title_justify="left", box=None
-    )
+    table = Table(title="Kendall's rank correlation, 95% interval", title_justify="left", box=None)
     table.add_column("Task", style="bold", no_wrap=True)
-    for smaller in SMALLER:
-        table.add_column(smaller, overflow="fold")
+    for smaller, larger in PAIRS:
+        table.add_column(f"{smaller} and {larger}", overflow="fold")
     for lines in zip(*found, strict=True):
         table.add_row(lines[0].task, *(in_words(line) for line in lines))
     results().print(table, "Only rules with complete scores under both presets count.", sep="\n")

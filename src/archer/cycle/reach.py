@@ -29,6 +29,7 @@ class Reach:
         self.runs = [run for run in runs if run.rule_hash == self.hashes[run.rule]]
         self.settings = {run.setting: run for run in self.runs}
         self._found: dict[str, dict[str, Names]] = {}
+        self._unreached: dict[tuple[str, str], Names] = {}
 
     def same(self, first: str, second: str) -> Names:
         """The settings in which two rules agree: each with a common ancestor, or one with the other."""
@@ -62,6 +63,11 @@ class Reach:
 
     def unreached(self, rule: str, parent: str) -> Names:
         """The settings in which a rule is known to compute what its parent computes."""
+        if (rule, parent) not in self._unreached:
+            self._unreached[rule, parent] = self._verified(rule, parent)
+        return self._unreached[rule, parent]
+
+    def _verified(self, rule: str, parent: str) -> Names:
         found = self.ledger.verifications(rule=rule, rule_hash=self.hashes.get(rule))
         kept = [one for one in found if one.reach is not None]
         if not kept:

@@ -241,7 +241,7 @@ class Fleet:
             self.select([i for i, member in enumerate(self.members) if not over(member)])
         mixer = self.model.mixer
         alone = f"trained alone, not in a fleet: {mixer.why}" if isinstance(mixer, AloneMixer) else ""
-        return [outcome(member, self.model.parameters, str(self.device), alone) for member in gone]
+        return [outcome(member, self.model.parameters, device_name(self.device), alone) for member in gone]
 
     def select(self, indices: list[int]) -> None:
         """Keeps only these members.
@@ -277,6 +277,11 @@ class Fleet:
     def weights_of_members(self) -> Weights:
         """The state without spare rows."""
         return self.weights.keep(torch.arange(self.size, device=self.device)) if self.spare else self.weights
+
+
+def device_name(device: torch.device) -> str:
+    """What trained a run, for its record: the card's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def load_splits(runs: Sequence[Run], load: Load, device: torch.device) -> dict[str, Split]:

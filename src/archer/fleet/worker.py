@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from archer.fleet import early
-
 
 def main(argv: list[str]) -> int:
     """Trains the plan in the file argv[0]; returns the exit status, 2 where the user can put it right."""
@@ -24,15 +22,12 @@ def main(argv: list[str]) -> int:
     os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
 
     def say(event: dict[str, Any]) -> None:
-        if event["event"] not in ("start", "fleet", "alone"):
-            early.over()
         out.write(json.dumps(event, allow_nan=False) + "\n")
 
     plan = json.loads(Path(argv[0]).read_text())
     # Threads that spin while they wait make training ten times slower on cores that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(plan["threads"]))
-    early.begin(plan["options"]["device"])
     import torch
 
     from archer.errors import UserError

@@ -154,9 +154,9 @@ class TaskComparison:
     more_seeds: how many more seeds would likely decide it, for "undecided"; None where that cannot be said.
     p_adjusted: Holm over the six tasks. missing: runs without a score, in words, never averaged away.
     no_room: "above" where the baseline lies within the margin of 1 in every setting and seed, so that the
-    candidate cannot be better by the margin; "both" where both rules do: then there is no p-value, low and high
-    are the least and the most that the difference of these runs could be, and the word is "same" after many
-    seeds ("undecided" before; in records of earlier versions "same" at once).
+    candidate cannot be better by the margin; "both" where both rules do: then there is no p-value, low and
+    high are the least and the most that the difference of these runs could be, and the word is "same" after
+    many seeds ("undecided" before; in records of earlier versions "same" at once).
     """
 
     task: str

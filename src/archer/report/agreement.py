@@ -22,6 +22,9 @@ LEAST_RULES = 4
 
 MEAN = "Mean"
 
+PAIRS = (("quick", "full"), ("baseline", "full"), ("quick", "baseline"))
+"""A cheaper preset and the one that it is to predict."""
+
 
 @dataclass(frozen=True)
 class Agreement:
