@@ -44,11 +44,12 @@ def command(
 ) -> None:
     """Check a rule file, or any sequence mixer, in a contained process.
 
-    Exit status: 0 passed, 1 rejected, 2 wrong input.
+    A mixer is built as CLASS(width, **arguments), as `archer bench` builds it. Exit
+    status: 0 passed, 1 rejected, 2 wrong input.
 
     \b
     Examples: archer verify my_rule.py
-              archer verify my_mixer.py:MyMixer --argument dim=32 --width 32
+              archer verify my_mixer.py:MyMixer --argument heads=4 --width 64
     """
     verification = _verify(
         target, parent, trust, allow_many, argument or [], width, readable or [], require or []

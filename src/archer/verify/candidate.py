@@ -198,7 +198,8 @@ class MixerCandidate:
 
 
 def mixer_candidate(source: str, class_name: str, arguments: Mapping[str, Any], width: int) -> MixerCandidate:
-    """The mixer that a file's class makes. The text is executed.
+    """The mixer that a file's class makes: CLASS(width, **arguments), as for training, or CLASS(**arguments)
+    where these name its first argument or it has none. The text is executed.
 
     Raises UserError where there is no such class or where it cannot be built.
     """
@@ -214,16 +215,18 @@ def mixer_candidate(source: str, class_name: str, arguments: Mapping[str, Any], 
     if class_name not in modules:
         raise unknown("nn.Module in this file", class_name, modules)
     kind = modules[class_name]
+    first = next(iter(inspect.signature(kind).parameters.values()), None)
+    named = first is None or first.name in arguments or first.kind is not first.POSITIONAL_OR_KEYWORD
 
     def build() -> torch.nn.Module:
-        return kind(**arguments)
+        return kind(**arguments) if named else kind(width, **arguments)
 
     try:
         build()
     except TypeError as error:
         raise UserError(
-            f"{class_name} cannot be built with {dict(arguments)}: {error}; it takes "
-            f"{inspect.signature(kind)}; give its arguments as --argument name=value"
+            f"{class_name} cannot be built with {'' if named else f'width {width} and '}{dict(arguments)}: "
+            f"{error}; it takes {inspect.signature(kind)}; give its arguments as --argument name=value"
         ) from error
     digest = hashlib.sha256(f"{source}\0{class_name}\0{dict(arguments)}".encode()).hexdigest()[:12]
     return MixerCandidate(class_name, build, width, digest)
