@@ -30,7 +30,7 @@ BUILTIN = (
 )
 
 NOTES = {
-    "2025-06-16_second_protocol": "trained under another protocol: compare its rows with each other only",
+    "2025-06-16_second_protocol": "Trained under another protocol: compare its rows with each other only.",
 }
 """What a reader must know of a built-in table."""
 
