@@ -3,7 +3,9 @@
     python benchmarks/power.py            about a minute; rewrites the tables of docs/design/statistics.md
     python benchmarks/power.py --check    prints them and leaves the file alone
 
-The worlds are drawn from src/archer/judge/variance.json (see benchmarks/variance.py). The last line is JSON.
+The worlds are drawn from the noise of our own runs (results/quick.csv: 29 rules, three seeds), from
+src/archer/judge/variance.json, which the judge uses where runs say nothing, and from one plain number. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from archer.judge.history import SETTINGS
-from archer.judge.noise import NoiseFloor, shipped_variance
+from archer.judge.noise import NoiseFloor, noise_floor, shipped_variance
 from archer.judge.sequential import UntilDecided
 from archer.judge.simulate import (
     Design,
@@ -32,15 +34,23 @@ from archer.judge.simulate import (
     simulate,
     two_outcomes,
 )
+from archer.ledger import read_runs
 from archer.ledger.records import TASKS
 
 PAGE = Path(__file__).parents[1] / "docs" / "design" / "statistics.md"
+RUNS = Path(__file__).parents[1] / "results" / "quick.csv"
 BEGIN, END = "<!-- tables: benchmarks/power.py -->", "<!-- end of tables -->"
 DIFFERENCES = (0.01, 0.03, 0.1)
 MADE_UP = 0.02
 """Standard deviation of one setting's score in the second set of worlds."""
 QUIET = 3e-4
 """Standard deviation of scores that stay at the ceiling."""
+
+
+def measured_floors() -> list[NoiseFloor]:
+    """The noise of one setting's score on each task, as the seeds of our own runs show it."""
+    found = noise_floor(read_runs(RUNS))
+    return [found[task] for task in TASKS]
 
 
 def made_up_floors() -> list[NoiseFloor]:
@@ -193,16 +203,22 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=20000)
     arguments = parser.parse_args()
     shipped = shipped_variance()
-    floors, plain = [shipped[task] for task in TASKS], made_up_floors()
+    floors, plain, measured = [shipped[task] for task in TASKS], made_up_floors(), measured_floors()
     count, fewer = arguments.replicates, max(arguments.replicates // 5, 100)
     error_table, worst = errors(floors, count)
+    measured_errors, of_runs = errors(measured, count)
+    worst |= {f"{name}_of_runs": value for name, value in of_runs.items()}
     plain_errors, _ = errors(plain, count)
     text = "\n\n".join(
         [
+            f"### No difference anywhere, the noise of results/quick.csv ({count:,} comparisons per row)",
+            measured_errors,
             f"### No difference anywhere, variance.json ({count:,} comparisons per row)",
             error_table,
             f"### No difference anywhere, every setting with a standard deviation of {MADE_UP:g}",
             plain_errors,
+            f"### Power, the noise of results/quick.csv: one task differs ({fewer:,} comparisons per figure)",
+            power(measured, fewer),
             f"### Power, variance.json: one task differs ({fewer:,} comparisons per figure)",
             power(floors, fewer),
             f"### Power, every setting with a standard deviation of {MADE_UP:g}",
