@@ -557,9 +557,12 @@ def test_several_models_take_turns():
         (None, {"base_url": "http://localhost:1/v1"}, "--base-url needs --model"),
         (["gpt"], {}, "expected provider:name"),
         (["openai:gpt"], {"replay": Path("nowhere.jsonl")}, "cannot be read as a transcript"),
+        (["nobody:gpt"], {}, "nobody:gpt cannot be used"),
+        (["openai:gpt"], {}, "OPENAI_API_KEY"),
     ],
 )
-def test_wrong_options_of_a_model(tmp_path, model, options, message):
+def test_wrong_options_of_a_model(tmp_path, monkeypatch, model, options, message):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     given = {"base_url": None, "max_cost": None, "replay": None} | options
     with pytest.raises(UserError, match=message):
         researcher_of(tmp_path / "p", "smoke", model, **given)

@@ -89,7 +89,8 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """What this machine has and will be used. Exit status 1 where something keeps Archer from training.
+    """What this machine has, and what of it is used. Exit status 1 where something keeps Archer from
+    training.
 
     \b
     Examples: archer doctor --json

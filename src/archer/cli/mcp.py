@@ -35,10 +35,10 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:1.")] = None,
 ) -> None:
-    """Serve the laboratory to a coding agent (MCP over stdio): context, verify, submit, verdict,
-    leaderboard, report.
+    """Serve the laboratory to a coding agent (MCP, stdio).
 
-    The agent cannot touch evaluator, data or ledger. What it should read first is docs/agents.md.
+    Its tools: context, rule, papers, verify, submit, verdict, leaderboard, report. The agent
+    cannot touch evaluator, data or ledger. What it should read first is docs/agents.md.
 
     \b
     Example, `archer mcp --project my-project --preset quick` in an agent's configuration:

@@ -17,7 +17,7 @@ def command(training: Training, proposing: Proposing) -> None:
       archer run
       archer run --preset baseline --history my_table.csv
       archer run --preset quick --until-decided --max-seeds 13
-      archer run --model ollama:qwen3 --base-url http://localhost:11434/v1
+      archer run --model openai:qwen3 --base-url http://localhost:11434/v1
 
     Exit status: 0 a verdict was reached, 2 wrong input, 3 every proposal was rejected, 4 no run finished,
     5 the budget of time is used up, 130 interrupted.

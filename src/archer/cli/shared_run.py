@@ -233,7 +233,10 @@ def _transports(
     if find_spec("pydantic_ai") is None:
         raise UserError("--model needs the extra llm: pip install -e '.[llm]' in Archer's folder")
     write = append_to(project / "exchanges.jsonl")
-    return {name: Recorder(PydanticTransport(Address(name, base_url)), write) for name in models}
+    lines = {name: PydanticTransport(Address(name, base_url)) for name in models}
+    for line in lines.values():
+        line.open()  # a wrong name or a missing key is said before anything is written
+    return {name: Recorder(line, write) for name, line in lines.items()}
 
 
 def finish(result: Result) -> None:

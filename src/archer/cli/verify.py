@@ -42,7 +42,7 @@ def command(
         list[str] | None, typer.Option("--require", help="Refuse to run without this wall (see doctor).")
     ] = None,
 ) -> None:
-    """Check a rule file, or any sequence mixer, in a contained process.
+    """Check a rule file or a mixer, in a contained process.
 
     A mixer is built as CLASS(width, **arguments), as `archer bench` builds it. Exit
     status: 0 passed, 1 rejected, 2 wrong input.

@@ -118,7 +118,7 @@ class PydanticTransport:
             max_tokens=self.address.max_output_tokens,
             temperature=self.address.temperature,
         )
-        model = self._ready()
+        model = self.open()
         try:
             response = model_request_sync(model, _pydantic_messages(messages), model_settings=settings)
         except exceptions.AgentRunError as error:
@@ -127,7 +127,8 @@ class PydanticTransport:
             raise ResearchError(f"{self.address.model} cannot be asked: {error}") from error
         return _checked(response, self.address)
 
-    def _ready(self) -> Any:
+    def open(self) -> Any:
+        """The model, asked nothing yet. Raises ResearchError where provider, name or key is wrong."""
         if self._model is None:
             self._model = _open_model(self.address)
         return self._model
@@ -148,7 +149,9 @@ def _open_model(address: Address) -> Any:
     try:
         return _open_openai(address, name) if address.base_url else infer_model(address.model)
     except (UserError, ImportError, ValueError) as error:
-        raise ResearchError(f"model {address.model} cannot be used: {error}") from error
+        raise ResearchError(
+            f"model {address.model} cannot be used: {error} (docs/models.md has models, keys and servers)"
+        ) from error
 
 
 def _open_openai(address: Address, name: str) -> Any:
