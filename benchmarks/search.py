@@ -325,9 +325,8 @@ def guided(space: Space, land: Landscape, seed: int) -> int:
     past = points_of(context, space)
     share = {task: reached(context, task) if land.preset else {} for task in TASKS}
     left, taken = list(range(len(land.compositions))), []
-    known = ((land.reference, land.reference_scores), *land.known)
     while left:
-        seen = (*known, *((land.compositions[i], land.measured[i]) for i in taken))
+        seen = (*land.known, *((land.compositions[i], land.measured[i]) for i in taken))
         surrogates: dict[str, TaskSurrogate] = {}
         for column, task in enumerate(TASKS):
             own = tuple(Point(one, context.preset, float(scores[column])) for one, scores in seen)
@@ -349,8 +348,9 @@ def guided(space: Space, land: Landscape, seed: int) -> int:
 
 def _start(land: Landscape, seed: int) -> Context:
     """What the researcher knows before the first candidate."""
-    history = _history() if land.informed else ()
-    context = Context(sources={}, history=history, preset="bench", seed=seed)
+    scores = zip(TASKS, map(float, land.reference_scores), strict=True)
+    measured = tuple(Measurement(REFERENCE, task, "bench", score) for task, score in scores)
+    context = Context({}, _history() if land.informed else (), measured, preset="bench", seed=seed)
     if land.preset is None:
         return context
     return replace(context, settings=land.preset.settings, chunk_size=land.preset.chunk_size)

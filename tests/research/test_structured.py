@@ -7,12 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from archer.ledger.records import TASKS, Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.research.researcher import Context, Measurement, NothingLeftError, Rejection, Researcher, Setting
 from archer.research.space import Space, composition_key
-from archer.research.structured import StructuredResearcher, fit_tasks, predict, untried
+from archer.research.structured import Outlook, StructuredResearcher, aims, fit_tasks, predict, untried
+from archer.research.surrogate import stretch, unstretch
 from archer.rules import get_rule, load_rule
 
 
@@ -130,6 +132,23 @@ def test_predictions_follow_the_preset_level(history_context):
         return [p.score for p in predict(context, fit_tasks(context, space), composition, "structured")]
 
     assert all(low < high - 0.2 for low, high in zip(expected(0.2), expected(0.8), strict=True))
+
+
+def test_where_the_reference_leaves_no_room_it_is_enough_to_lose_nothing():
+    """No rule can be better there; one that has a little less is as good as any."""
+    scores = dict(zip(TASKS, (0.44, 0.997, 0.51, 0.85, 0.993, 0.94), strict=True))
+    measured = tuple(Measurement("gated_delta_net", task, "quick", score) for task, score in scores.items())
+    aim = aims(Context({}, measured=measured, preset="quick"))
+    assert [task for task, one in zip(TASKS, aim, strict=True) if one < 0] == [
+        "Context Recall",
+        "Noisy Recall",
+    ]
+    reached = unstretch(stretch(scores["Context Recall"]) + aim[1])
+    assert reached == pytest.approx(0.987, abs=1e-4)
+    level = Outlook(np.zeros((1, 6)), np.full((1, 6), 0.1), aim).chance[0]
+    assert level[1] > math.log(0.99)
+    assert level[0] < math.log(0.2)
+    assert (aims(Context({}, preset="quick")) > 0).all()
 
 
 def test_state_changes_are_not_proposed_where_they_cannot_show(history_context):

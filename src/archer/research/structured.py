@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from archer.judge.ceiling import MARGIN as NO_ROOM
 from archer.ledger.records import TASKS, Prediction, ProposalRecord, VerdictRecord
 from archer.research import words
 from archer.research.context import protocols
 from archer.research.researcher import Context, NothingLeftError, proposal_id, with_verdict
 from archer.research.space import Change, Composition, Space, composition_key
-from archer.research.surrogate import Point, TaskSurrogate, fit
+from archer.research.surrogate import Point, TaskSurrogate, fit, stretch
 
 Array = NDArray[np.float64]
 
@@ -52,17 +53,17 @@ REJECTIONS = 2
 class Outlook:
     """What the surrogate expects of candidates, [candidates, tasks], on its stretched scale.
 
-    mean, deviation: of candidate minus reference.
+    mean, deviation: of candidate minus reference. aim: what a candidate must exceed, per task.
     """
 
     mean: Array
     deviation: Array
+    aim: Array
 
     @property
     def chance(self) -> Array:
-        """Log probability to beat the reference by `MARGIN`, per task: a change that does nothing has
-        little."""
-        return _log_normal_cdf((self.mean - MARGIN) / self.deviation)
+        """Log probability to reach the aim, per task: a change that does nothing has little."""
+        return _log_normal_cdf((self.mean - self.aim) / self.deviation)
 
 
 class StructuredResearcher:
@@ -174,7 +175,23 @@ def outlook(
         means.append(mean)
         noise = surrogates[task].noise / 2  # a difference that seeds would have to find
         deviations.append(_widening(context, task) * np.sqrt(deviation**2 + noise**2))
-    return Outlook(np.stack(means, 1), np.stack(deviations, 1))
+    return Outlook(np.stack(means, 1), np.stack(deviations, 1), aims(context))
+
+
+def aims(context: Context) -> Array:
+    """By how much the reference is to be beaten on each task, on the stretched scale.
+
+    Where it leaves no room (see `archer.judge.ceiling`) nobody can be better: it is enough to lose no more
+    than the judge's margin there.
+    """
+    known = [context.score(context.reference, task) for task in TASKS]
+    return np.array([_aim(None if found is None else found.score) for found in known])
+
+
+def _aim(reference: float | None) -> float:
+    if reference is None or reference < 1 - NO_ROOM:
+        return MARGIN
+    return float(stretch(reference - NO_ROOM) - stretch(reference))
 
 
 def _widening(context: Context, task: str) -> float:
