@@ -72,7 +72,7 @@ def difference_chart(
         "type": "quantitative",
         "axis": {
             "title": title,
-            "format": "+.2~f",
+            "format": "+.3~f",
             "tickCount": 4,
             "labelOverlap": "greedy",
             "labelSeparation": 16,
