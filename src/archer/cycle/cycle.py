@@ -290,7 +290,8 @@ def _train_and_judge(
     from archer.judge import Pair, compare
 
     names = tuple(dict.fromkeys((proposal.rule, *company(proposal))))
-    lab.watcher.phase("train", f"{proposal.rule} beside {' and '.join(company(proposal))}")
+    *first, last = company(proposal)
+    lab.watcher.phase("train", f"{proposal.rule} beside {', '.join(first)} and {last}")
     began = time.monotonic()
     stood_for = None if proposal.rule in rule_names() else proposal.rule
     together, reach = gather(lab, [lab.subject(name) for name in names], recipe_of(lab.preset), stood_for)
