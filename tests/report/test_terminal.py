@@ -68,3 +68,14 @@ def test_nothing_measured_is_said():
     from dataclasses import replace
 
     assert "Nothing was compared" in printed(replace(example.facts(), verdict=None), 80)
+
+
+def test_the_differences_are_those_to_the_rule_that_was_compared_with():
+    from dataclasses import replace
+
+    facts = example.facts("smoke", ranks=False)
+    assert facts.verdict is not None
+    text = printed(replace(facts, verdict=None, comparisons=(facts.verdict.against_parent,)), 120)
+    assert facts.verdict.against_parent.baseline != facts.reference
+    assert f"differences to {facts.verdict.against_parent.baseline}," in text
+    assert facts.reference not in text

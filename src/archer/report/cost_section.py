@@ -123,13 +123,13 @@ def _figure(costs: Mapping[str, RuleCost], facts: Facts, words: Wording) -> Iter
         panels.append(Panel(spec, spoken, words.text(f"figure.over_{name}")))
     if panels:
         caption = words.inline("figure.cost" if facts.may_rank else "figure.cost_not_judged",
-                               reference=code(facts.reference))  # fmt: skip
+                               reference=code(facts.compared_with))  # fmt: skip
         yield Figure("figure-cost", caption, tuple(panels))
 
 
 def _points(costs: Mapping[str, RuleCost], facts: Facts) -> list[charts.CostPoint]:
     """Rules with a mean score. The interval is that of the difference to the reference, around the score."""
-    against = {c.candidate: c for c in facts.all_comparisons() if c.baseline == facts.reference}
+    against = {c.candidate: c for c in facts.all_comparisons() if c.baseline == facts.compared_with}
     points = []
     for index, (rule, cost) in enumerate(costs.items()):
         mean = facts.measured().get(rule, {}).get(MEAN)

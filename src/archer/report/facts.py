@@ -139,6 +139,13 @@ class Facts:
                 kept.setdefault((comparison.candidate, comparison.baseline), comparison)
         return tuple(kept.values())
 
+    @property
+    def compared_with(self) -> str:
+        """The rule to beat; where nothing was compared with it, the one that everything was compared with."""
+        baselines = {comparison.baseline for comparison in self.all_comparisons()}
+        alone = len(baselines) == 1 and self.reference not in baselines
+        return baselines.pop() if alone else self.reference
+
     def measured(self) -> dict[str, dict[str, float | None]]:
         """Rule to task to score, as the comparisons have them; the reference first, the candidate last."""
         found: dict[str, dict[str, float | None]] = {}

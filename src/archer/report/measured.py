@@ -105,10 +105,10 @@ def _measured_table(facts: Facts, words: Wording) -> Iterator[Block]:
     measured = facts.measured()
     if not measured:
         return
-    against = measured.get(facts.reference, {}) if facts.may_rank else {}
+    against = measured.get(facts.compared_with, {}) if facts.may_rank else {}
     rows = tuple(_heat_row(rule, scores, against, words, facts) for rule, scores in measured.items())
     key = "scores.measured" if facts.may_rank else "scores.not_judged"
-    caption = words.inline(key, preset=facts.cycle.preset, reference=code(facts.reference))
+    caption = words.inline(key, preset=facts.cycle.preset, reference=code(facts.compared_with))
     yield Table(caption, _score_columns(words), rows, tuple(range(1, 8)), compact=True)
     yield from _epochs_table(facts, words)
 

@@ -73,7 +73,7 @@ class _FinalTable:
         if not comparisons:
             return Text(self.words.text("terminal.no_comparison"))
         title = self.words.text(
-            "terminal.title", reference=self.facts.reference, preset=self.facts.cycle.preset
+            "terminal.title", reference=self.facts.compared_with, preset=self.facts.cycle.preset
         )
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -88,8 +88,10 @@ class _FinalTable:
         for task in (*TASKS, MEAN):
             table.add_column(Text(_heading(self.words.task(task), wide)), justify="right", no_wrap=True)
         for rule, scores in self.facts.measured().items():
-            against = [line for line in comparisons if _pair(line) == (rule, self.facts.reference)]
-            others = [c for c in comparisons if c.candidate == rule and c.baseline != self.facts.reference]
+            against = [line for line in comparisons if _pair(line) == (rule, self.facts.compared_with)]
+            others = [
+                c for c in comparisons if c.candidate == rule and c.baseline != self.facts.compared_with
+            ]
             head = Text(
                 numbers.folded(rule, NAME_WIDTH), style="bold" if rule == self.facts.candidate else ""
             )
@@ -138,7 +140,7 @@ class _FinalTable:
             lines += [Text(self.words.text("terminal.legend"), style="dim"), Text("")]
             lines += [Text(text_of(summary_sentence(c, self.words))) for c in self.facts.all_comparisons()]
         elif self.facts.all_comparisons():
-            legend = self.words.text("terminal.not_judged", reference=self.facts.reference)
+            legend = self.words.text("terminal.not_judged", reference=self.facts.compared_with)
             lines.append(Text(legend, style="dim"))
         lines += [Text(line, style="dim") for line in self._decisions()]
         if self.facts.floors:
