@@ -236,6 +236,16 @@ def test_a_seed_without_all_settings_is_left_out_and_named() -> None:
     assert any("a on Memorize, Memorize 1, seed 2: not trained" in note for note in found.missing)
 
 
+def test_seeds_that_one_rule_lacks_are_named_together() -> None:
+    runs = make_runs("ab", noisy({"a": 0.6, "b": 0.5}, 0.01), seeds=range(7))
+    runs = [run for run in runs if run.rule != "a" or run.seed in (0, 4)]
+    found = of(compare(runs, "a", "b", preset="full", noise=QUIET), "Memorize")
+    assert "a on Memorize: seeds 1 to 3, 5 to 6 not trained" in found.missing
+    runs = [run for run in runs if run.rule != "b" or run.seed in (0, 3, 4)]
+    found = of(compare(runs, "a", "b", preset="full", noise=QUIET), "Memorize")
+    assert "a on Memorize: seed 3 not trained" in found.missing
+
+
 def test_a_task_without_runs_is_undecided_and_says_so() -> None:
     runs = make_runs("ab", lambda rule, *_: 0.6 if rule == "a" else 0.5, tasks=TASKS[:3])
     result = compare(runs, "a", "b", preset="full", noise=QUIET)

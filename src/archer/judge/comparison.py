@@ -207,6 +207,18 @@ def _pair_cell(
     return cells.cell(keys[0], common), cells.cell(keys[1], common), all(grids) and grids[0] != grids[1]
 
 
+def _seeds(found: Iterable[int]) -> str:
+    """ "seed 3", or "seeds 1 to 4, 7"."""
+    runs: list[list[int]] = []
+    for seed in sorted(found):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return f"seed{'s' if len(words) > 1 or len(runs[0]) > 1 else ''} {', '.join(words)}"
+
+
 def _sort_out(
     pairs: Mapping[tuple[str, int], tuple[Cell, Cell, bool]],
     trained: Sequence[str],
@@ -217,7 +229,10 @@ def _sort_out(
     blocked: list[str] = []
     notes: list[str] = []
     absent = _absent_seeds(pairs)
-    notes += [f"{rule} on {task}: seed {seed} not trained" for rule, seed in sorted(absent)]
+    for rule in sorted({rule for rule, _ in absent}):
+        notes.append(
+            f"{rule} on {task}: {_seeds({seed for name, seed in absent if name == rule})} not trained"
+        )
     for (_, _), (ours, theirs, uneven) in sorted(pairs.items()):
         for cell in (ours, theirs):
             if cell.state == "failed":
