@@ -90,7 +90,9 @@ class TimeIsUp(Exception):  # noqa: N818  nothing went wrong
     """The budget of time ended before the training. records: of the runs that are over."""
 
     def __init__(self, records: tuple[RunRecord, ...], wanted: int) -> None:
-        super().__init__(f"the time is up: {len(records)} of {wanted} runs are over; the same command continues")
+        super().__init__(
+            f"the time is up: {len(records)} of {wanted} runs are over; the same command continues"
+        )
         self.records = records
 
 
