@@ -86,3 +86,15 @@ def test_wrong_input(tmp_path: Path) -> None:
     assert "Selective Copy" in message
     assert "--baseline" in refusal("history", "--baseline", "x")
     assert refusal("history", tmp_path / "none.csv").count("\n") == 1
+
+
+def test_a_difference_of_zero_is_not_among_the_largest(tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    rows = "delta_net,0.4,0.9,0.2,0.4,0.9,0.9\nfirst,0.5,0.9,0.2,0.4,0.9,0.9\n"
+    table.write_text(HEADER + rows)
+    said = conclusions(output("history", table, "--baseline", "delta_net"))
+    assert "the largest: first on Compress +0.100 (below 0.027)." in said
+    table.write_text(HEADER + rows.replace("0.5", "0.4"))
+    said = conclusions(output("history", table, "--baseline", "delta_net"))
+    assert "in which nothing was repeated." in said
+    assert "the largest" not in said

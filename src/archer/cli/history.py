@@ -310,13 +310,15 @@ def _open_line(found: Sequence[HistoryDifference]) -> str:
 
     largest: dict[tuple[str, str], str] = {}
     for one in sorted(found, key=lambda one: -abs(one.difference)):
-        if one.noise_below is not None:
+        if one.noise_below:  # a difference of zero is none under any noise
             words = f"{_short(one.model)} on {one.task} {signed(one.difference, ABSENT)}"
             largest.setdefault((one.model, one.task), f"{words} (below {one.noise_below:.3f})")
     tasks = len({one.task for one in found})
+    said = f"- Not decided: {len(found)} differences on {tasks} tasks in which nothing was repeated."
+    if not largest:
+        return said
     return (
-        f"- Not decided: {len(found)} differences on {tasks} tasks in which nothing was repeated. "
-        "Each is one only if the standard deviation of a score lies below a bound; the largest: "
+        f"{said} Each is one only if the standard deviation of a score lies below a bound; the largest: "
         f"{', '.join([*largest.values()][:3])}."
     )
 
