@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.program import refusal
+from tests.cycle.test_plan import MIXER
 from tests.cycle.tiny import LEAKING_RULE, THIEVING_RULE, finish
 
 TABLE = """Model,Compress,Context Recall,Fuzzy Recall,Memorize,Noisy Recall,Selective Copy
@@ -137,3 +138,22 @@ def test_a_leaking_rule_ends_with_status_3(tmp_path: Path) -> None:
     assert "No proposal passed verification" in ended.stdout
     assert "causality" in ended.stdout
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("Averagin",), "did you mean 'Averaging'"),
+        (("Averaging", "--argument", "heads=4"), "unexpected keyword argument 'heads'"),
+    ],
+)
+def test_a_module_that_cannot_be_built_is_refused(
+    words: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    """Before anything is trained, in one line."""
+    path = tmp_path / "mixer.py"
+    path.write_text(MIXER)
+    message = refusal("bench", f"{path}:{words[0]}", *words[1:], "--project", tmp_path / "project")
+    assert expected in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "project").exists()

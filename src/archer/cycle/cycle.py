@@ -9,7 +9,7 @@ an interrupted one stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from archer.cycle.plan import check_schedule, get_preset, named_subject, read_ru
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
+from archer.errors import UserError
+from archer.fleet.launch import available_devices
+from archer.fleet.run import Subject
 from archer.ledger.records import (
     Comparison,
     ConfirmationRecord,
@@ -220,6 +223,8 @@ def bench(
     known = accepted_in(project)
     asked = {name: named_subject(name, arguments, trust, known) for name in (*rules, reference)}
     subjects, reference = [*asked.values()], asked[reference].name
+    if available_devices(resources.device if resources else None) == ("cpu",):
+        _check_modules(asked, preset.width)
     names = tuple(subject.name for subject in subjects)
     with open_laboratory(project, preset, resources=resources, watcher=watcher, judging=judging) as lab:
         cycle = lab.begin("bench", rules=[subject.hash for subject in subjects], reference=reference)
@@ -240,6 +245,22 @@ def bench(
         lab.watcher.phase("judge")
         found, won = tuple(map(confirmed, comparisons, wins)), tuple(win for win in wins if win)
         return _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won)
+
+
+def _check_modules(asked: Mapping[str, Subject], width: int) -> None:
+    """Raises UserError where a person's module cannot be built, before anything is written or trained.
+
+    Not for modules that train on a GPU: they may want one for this too, which a contained check has not.
+    """
+    from archer.verify.contained import build_contained
+
+    for name, subject in asked.items():
+        if subject.module and ":" in name:
+            class_name = subject.module.rpartition(":")[2]
+            try:
+                build_contained(subject.source, class_name, dict(subject.arguments), width)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
 
 
 def describe_history(lab: Laboratory) -> str:

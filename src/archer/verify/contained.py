@@ -81,6 +81,19 @@ def verify_mixer_contained(
     return _verify(job, class_name, True, limits, require, folders)
 
 
+def build_contained(source: str, class_name: str, arguments: Mapping[str, Any], width: int) -> None:
+    """Builds an nn.Module as class(width, **arguments) in a contained process, to know that it can be.
+
+    Raises UserError with what went wrong.
+    """
+    job = {
+        "kind": "build", "source": source, "name": class_name, "arguments": dict(arguments), "width": width,
+    }  # fmt: skip
+    found = _verify(job, class_name, True, LIMITS, (), ())
+    if not found.passed:
+        raise UserError(f"{class_name} cannot be built: {found.failed[0].message}")
+
+
 def load_contained(source: str, name: str, known: Mapping[str, str] | None = None) -> None:
     """Loads a rule file in a contained process, for Archer's own to know that it can: `x = 9**9**9` is plain
     arithmetic, and never ends. known: texts of further rules by name, for ancestors. Raises UserError with
@@ -209,6 +222,11 @@ def main() -> None:
 def _work(job: dict[str, Any]) -> Verification:
     if job["kind"] in ("load", "export"):
         return _load(**job)
+    if job["kind"] == "build":
+        from archer.verify.candidate import mixer_candidate
+
+        mixer_candidate(job["source"], job["name"], job["arguments"], job["width"])
+        return Verification(job["name"], True, ())
     if job["kind"] == "mixer":
         from archer.verify.verification import verify_mixer
 
