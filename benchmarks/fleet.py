@@ -227,15 +227,6 @@ def one_row(
     return row
 
 
-AS_A_WORKER_BEGINS = """
-import runpy, sys
-from archer.fleet import early
-early.begin("cuda:0")
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def first_step(rule: str, length: int, members: int) -> dict:
     """Seconds from the start of a process to its first optimiser step: empty caches, then theirs."""
     with tempfile.TemporaryDirectory(prefix="archer-caches-") as folder:
@@ -245,8 +236,8 @@ def first_step(rule: str, length: int, members: int) -> dict:
                 **os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
                 "TRITON_CACHE_DIR": f"{folder}/triton", "ARCHER_BEGAN": repr(time.time()),
             }  # fmt: skip
-            command = [sys.executable, "-c", AS_A_WORKER_BEGINS, __file__, "--one-step", "--rules", rule]
-            command += ["--lengths", str(length), "--members", str(members)]
+            command = [sys.executable, __file__, "--one-step", "--rules", rule, "--lengths", str(length)]
+            command += ["--members", str(members)]
             said = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
             if said.returncode:
                 raise SystemExit(said.stderr)

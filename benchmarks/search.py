@@ -190,7 +190,11 @@ def recorded(space: Space, path: Path, preset: str | None, without: Sequence[str
     """
     from archer.ledger.runs_csv import read_runs
 
-    runs = [run for run in read_runs(path) if run.rule not in without]
+    everything = read_runs(path)
+    for name in without:
+        if all(run.rule != name for run in everything):
+            raise unknown("rule", name, sorted({run.rule for run in everything}))
+    runs = [run for run in everything if run.rule not in without]
     if not runs:
         raise UserError(
             f"{path} holds no run; `archer table --preset P --runs --csv P.csv` writes a table of runs"
@@ -404,6 +408,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--pool", type=int, default=300, help="candidates in the synthetic pool")
     options = parser.parse_args()
+    if (options.informed or options.without) and not options.runs:
+        parser.error("--informed and --without are for --runs: a history table is what is looked for")
     started = time.perf_counter()
     space = Space(library_sources())
     more: dict[str, object] = {"landscape": "synthetic, effects resampled from the history"}

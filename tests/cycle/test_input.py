@@ -145,6 +145,7 @@ def test_a_leaking_rule_ends_with_status_3(tmp_path: Path) -> None:
     [
         (("Averagin",), "did you mean 'Averaging'"),
         (("Averaging", "--argument", "heads=4"), "unexpected keyword argument 'heads'"),
+        (("Averaging", "--argument", "width=32"), "multiple values for argument 'width'"),
     ],
 )
 def test_a_module_that_cannot_be_built_is_refused(

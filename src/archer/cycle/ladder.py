@@ -4,8 +4,7 @@ Two things are asked of a verdict. Is there evidence against the goal, to beat t
 a word "worse", or a 95% interval that lies wholly below zero, on any task? And is there anything left to win:
 is there a task whose interval reaches above the margin, and on which the reference leaves room? Where its own
 score lies within the margin of 1 nothing can be better by more; there a loss within the margin is no evidence
-either. A tie by construction (zero, because
-a setting is too short for the change to show) is no evidence against anyone.
+against anyone. Nor is a tie by construction (zero, because a setting is too short for the change to show).
 
 The bar is low on purpose. A stop is final, and a mistaken one costs the winner; a mistaken promotion costs
 one training. Of rules that equal the reference on all six tasks, at most one in seven is stopped by bad luck

@@ -72,10 +72,10 @@ def named_subject(
     known: texts of further rules by name (a project's), to be named or to be a file's ancestors.
     """
     known = known or {}
-    if name in known:
-        return subject_of(_finder(known)(name), known)
     if name in rule_names():
         return subject_of(get_rule(name))
+    if name in known:
+        return subject_of(_finder(known)(name), known)
     if ":" in name and Path(name.rpartition(":")[0]).suffix == ".py":
         return module_subject(name, arguments or {})
     if name.endswith(".py"):

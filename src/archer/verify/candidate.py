@@ -197,9 +197,11 @@ class MixerCandidate:
         return tuple(inputs["x"].shape)
 
 
-def mixer_candidate(source: str, class_name: str, arguments: Mapping[str, Any], width: int) -> MixerCandidate:
+def mixer_candidate(
+    source: str, class_name: str, arguments: Mapping[str, Any], width: int, as_trained: bool = False
+) -> MixerCandidate:
     """The mixer that a file's class makes: CLASS(width, **arguments), as for training, or CLASS(**arguments)
-    where these name its first argument or it has none. The text is executed.
+    where these name its first argument or it has none. as_trained: the first way alone. The text is executed.
 
     Raises UserError where there is no such class or where it cannot be built.
     """
@@ -216,7 +218,8 @@ def mixer_candidate(source: str, class_name: str, arguments: Mapping[str, Any], 
         raise unknown("nn.Module in this file", class_name, modules)
     kind = modules[class_name]
     first = next(iter(inspect.signature(kind).parameters.values()), None)
-    named = first is None or first.name in arguments or first.kind is not first.POSITIONAL_OR_KEYWORD
+    unasked = first is None or first.name in arguments or first.kind is not first.POSITIONAL_OR_KEYWORD
+    named = unasked and not as_trained
 
     def build() -> torch.nn.Module:
         return kind(**arguments) if named else kind(width, **arguments)

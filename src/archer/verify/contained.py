@@ -225,7 +225,7 @@ def _work(job: dict[str, Any]) -> Verification:
     if job["kind"] == "build":
         from archer.verify.candidate import mixer_candidate
 
-        mixer_candidate(job["source"], job["name"], job["arguments"], job["width"])
+        mixer_candidate(job["source"], job["name"], job["arguments"], job["width"], as_trained=True)
         return Verification(job["name"], True, ())
     if job["kind"] == "mixer":
         from archer.verify.verification import verify_mixer
