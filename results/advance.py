@@ -45,7 +45,8 @@ def plan(arguments: argparse.Namespace) -> None:
     unknown = asked - {name for s in preset.settings for name in (s.task, s.slug, s.name)}
     if unknown:
         raise UserError(
-            f"{preset.name} has no task or setting {', '.join(sorted(unknown))}; it has: "
+            f"{preset.name} has no task or setting {', '.join(sorted(unknown))}; it has the tasks "
+            f"{', '.join(dict.fromkeys(s.task for s in preset.settings))} and the settings "
             f"{', '.join(s.name for s in preset.settings)}"
         )
     runs = [

@@ -80,6 +80,8 @@ def write(results: Path, docs: Path, check: bool = False) -> bool:
     tables = read_tables(results)
     known = (docs.parent / "README.md", docs / "results.md", docs / "results-tables.md")
     before = {page: page.read_text(encoding="utf-8") for page in known if page.exists()}
+    if not before:
+        raise UserError(f"--docs: '{docs}' holds no results.md; name the folder of the pages")
     asked = {name: page for page, text in before.items() for name in places(text)}
     after = dict(before)
     for name, block in blocks(tables, list(asked)).items():
@@ -125,6 +127,8 @@ class Table:
 
 def read_tables(folder: Path) -> dict[str, Table]:
     """The table of each preset that has one. Raises UserError where it holds runs of another preset."""
+    if not folder.is_dir():
+        raise UserError(f"--results: '{folder}' is no folder; name the one of quick.csv, full.csv \u2026")
     return {name: read_table(path) for name in PRESETS if (path := folder / f"{name}.csv").exists()}
 
 

@@ -216,6 +216,19 @@ def test_without_a_table_the_page_says_so_and_old_figures_go(
     assert script.write(results, docs, check=True) is True
 
 
+def test_a_folder_that_is_not_there_takes_nothing_away(
+    script: ModuleType, folders: tuple[Path, Path]
+) -> None:
+    results, docs = folders
+    script.write(results, docs)
+    before = {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="is no folder"):
+        script.write(results / "absent", docs)
+    with pytest.raises(UserError, match=r"holds no results\.md"):
+        script.write(results, docs / "absent")
+    assert {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()} == before
+
+
 def test_nothing_is_left_out_in_silence(
     script: ModuleType, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

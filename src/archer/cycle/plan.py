@@ -139,7 +139,8 @@ def read_rule_file(path: Path, trust: bool = False, known: Mapping[str, str] | N
         load_contained(source, path.stem, ancestors)
         return load_rule(source, path.stem, _finder(ancestors))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        hint = ". A rule that a project has accepted is known in that project alone (--project)"
+        raise UserError(f"{path}: {error}{hint if 'unknown rule' in str(error) else ''}") from error
 
 
 def with_width(preset: Preset, **changes: Any) -> Preset:
