@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cli.program import data, output, refusal
-from tests.cli.project import CANDIDATE, diverge, make_run, write_project
+from tests.cli.program import archer, data, output, refusal
+from tests.cli.project import CANDIDATE, diverge, make_run, make_runs, write_project
 
 from archer.ledger import Ledger, write_runs
 from archer.ledger.records import TASKS, RunRecord
@@ -87,9 +88,33 @@ def test_cost_stands_beside_the_differences(project: Path, columns: int) -> None
 
 def test_wrong_input(project: Path) -> None:
     assert "did you mean 'hybrid'" in refusal("compare", "hybrd", "delta_net", "-p", project)
-    asked = ("compare", CANDIDATE, "hybrid", "-p", project, "--preset", "smoke")
-    assert f"rules/{CANDIDATE}.py hybrid --preset smoke" in refusal(*asked)
     assert "margin" in refusal("compare", "decay", "delta_net", "-p", project, "--margin", "0")
+
+
+def test_the_command_that_trains_what_is_missing_works(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "a project")
+    said = refusal("compare", CANDIDATE, "delta_net", "-p", folder, "--preset", "smoke")
+    command = shlex.split(said.partition("missing: ")[2])
+    assert command == ["archer", "bench", CANDIDATE, "--preset", "smoke", "-p", str(folder)]
+    begun = archer(*command[1:], "--budget-seconds", 0.01)
+    assert begun.returncode == 5, begun.stderr
+
+
+def test_what_is_missing_under_a_preset_of_another_width_is_asked_for_as_such(tmp_path: Path) -> None:
+    folder, name = tmp_path / "project", "quick-width64-cosine"
+    with Ledger.in_folder(folder) as ledger:
+        ledger.add_runs(make_runs("quick", ("hybrid",)))
+        ledger.add_runs([replace(run, preset=name) for run in make_runs("quick", ("decay",))])
+    said = refusal("compare", "hybrid", "decay", "-p", folder, "--preset", name)
+    assert "archer bench hybrid --preset quick --width 64 --schedule cosine -p" in said
+
+
+def test_a_table_cannot_be_added_to(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    write_runs(table, [*make_runs("quick", (CANDIDATE,)), *make_runs("smoke", ("decay",))])
+    said = refusal("compare", CANDIDATE, "decay", "--from", table, "--preset", "smoke")
+    command = f"archer bench {CANDIDATE}.py decay --preset smoke"
+    assert f"A table stays as it is. Train them in a project, and compare there: {command}" in said
 
 
 def test_calibration(project: Path) -> None:

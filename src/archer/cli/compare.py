@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -122,22 +123,44 @@ def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None,
         return shared[-1]
     listed = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in trained.items())
     under = f"under {wanted}" if wanted else "under one preset"
-    rules = " ".join(_to_bench(name, where) for name in names)
+    lacking = [name for name in names if where.is_file() or ordered[-1] not in trained[name]]
     raise UserError(
         f"{' and '.join(names)} were not all trained {under}, so nothing can be paired (trained: {listed}). "
-        f"Train them: archer bench {rules}{f' --preset {wanted}' if wanted else ''}"
+        + _advice(lacking, ordered[-1], where)
     )
 
 
-def _to_bench(name: str, where: Path) -> str:
-    """How `archer bench` calls a rule: by its name, or by the file that a cycle wrote into its project.
+def _advice(names: Sequence[str], preset: str, where: Path) -> str:
+    """The command that trains rules under a preset. where: the project, or a table, which stays as it is."""
+    earlier = [name for name in names if "@" in name]
+    if earlier:
+        return f"An earlier version is trained from a copy of its own file: {', '.join(earlier)}"
+    asked = [*(_to_bench(name, where) for name in names), *_preset_options(preset)]
+    if where.is_file():
+        return f"A table stays as it is. Train them in a project, and compare there: {_bench(asked)}"
+    project = [] if where == DEFAULT_PROJECT else ["-p", str(where)]
+    return f"Train what is missing: {_bench([*asked, *project])}"
 
-    where: the project, or a table, whose rule files lie somewhere else.
-    """
+
+def _bench(arguments: Sequence[str]) -> str:
+    return shlex.join(["archer", "bench", *arguments])
+
+
+def _to_bench(name: str, where: Path) -> str:
+    """How `archer bench` calls a rule: by its name where it knows it, or else by its file."""
+    from archer.cycle.laboratory import accepted_in
+    from archer.model.baselines import BASELINES
     from archer.rules import rule_names
 
-    file = f"{name.partition('@')[0]}.py"
-    return name if name in rule_names() else file if where.is_file() else str(where / "rules" / file)
+    known = {*rule_names(), *BASELINES, *accepted_in(where)}
+    return name if name in known else f"{name}.py"
+
+
+def _preset_options(name: str) -> list[str]:
+    """The options of `archer bench` that keep runs under this preset's name, such as quick-width64-cosine."""
+    preset, _, width = name.removesuffix("-cosine").partition("-width")
+    options = ["--preset", preset, *(["--width", width] if width else [])]
+    return [*options, *(["--schedule", "cosine"] if name.endswith("-cosine") else [])]
 
 
 def _compare(
