@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 
 def pytest_configure() -> None:
@@ -10,3 +14,25 @@ def pytest_configure() -> None:
     programs that tests start and interrupt: hear them again."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def broken_bubblewrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bwrap that works when it is tried and fails when it is used; what it says then."""
+    said = "bwrap: Can't bind mount /oldroot/srv on /newroot/srv: Unable to mount source on destination"
+    program = tmp_path_factory.mktemp("bin") / "bwrap"
+    tried = 'for last; do :; done\n[ "$last" = true ] && exit 0\n'
+    program.write_text(f'#!/bin/sh\n{tried}echo "{said}" >&2\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        _forget_walls()
+        yield said
+    _forget_walls()
+
+
+def _forget_walls() -> None:
+    from archer.verify import contain
+
+    contain._bubblewrap.cache_clear()
+    contain.walls.cache_clear()

@@ -15,7 +15,7 @@ import pytest
 
 from archer.errors import UserError
 from archer.verify import contain, control_group
-from archer.verify.contain import Ending, Limits, WallMissing, read_scratch, start, walls
+from archer.verify.contain import Ending, Limits, WallFailed, WallMissing, read_scratch, start, walls
 
 SETS = {
     "all walls": (),
@@ -392,6 +392,23 @@ def test_bubblewrap_counts_only_if_it_was_tried_and_worked(tmp_path, monkeypatch
     assert look() == (None, "no permissions to create new namespace")
     program.write_text("#!/bin/sh\nexit 0\n")
     assert look()[0] == str(program)
+
+
+def test_a_wall_that_fails_at_its_start_is_the_machines_failure(tmp_path, broken_bubblewrap):
+    with pytest.raises(WallFailed, match=broken_bubblewrap) as caught:
+        start([sys.executable, "-c", "open('ran', 'w')"], scratch=tmp_path)
+    assert "bubblewrap failed at its start" in str(caught.value)
+    assert "take bwrap off PATH" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    with start([sys.executable, "-c", "print(1)"], scratch=tmp_path, without=("bubblewrap",)) as process:
+        assert list(process.lines()) == ["1"]
+
+
+def test_a_group_that_cannot_be_entered_is_the_machines_failure(tmp_path, monkeypatch):
+    group = tmp_path / "gone"
+    monkeypatch.setattr(contain.control_group, "new", lambda most: group)
+    with pytest.raises(WallFailed, match=r"the process limit failed at its start .*gone/cgroup.procs"):
+        start([sys.executable, "-c", "pass"], scratch=tmp_path)
 
 
 def test_a_machine_without_any_of_the_kernels_offers_still_runs_it(tmp_path):

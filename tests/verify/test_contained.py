@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 
 from archer.errors import UserError
 from archer.rules import get_rule
-from archer.verify import Verification, verify_contained, verify_mixer_contained, verify_rule
-from archer.verify.contain import Limits
+from archer.verify import Verification, contain, verify_contained, verify_mixer_contained, verify_rule
+from archer.verify.contain import Limits, WallFailed
 from archer.verify.contained import _parse
 from archer.verify.result import MalformedResult
 
@@ -67,6 +68,22 @@ def test_a_candidate_gets_the_same_verdict_as_in_this_process_and_knows_other_ca
     )
     assert again.duplicate_of == "half"
     assert Verification.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+
+
+def test_what_the_machine_fails_in_is_not_the_candidates_rejection(broken_bubblewrap):
+    with pytest.raises(WallFailed, match=broken_bubblewrap):
+        verify_contained(GOOD, "mine", limits=QUICK)
+    with pytest.raises(WallFailed, match=broken_bubblewrap):
+        verify_mixer_contained(MIXER, "Mean", {"scale": 2.0}, width=16, limits=QUICK)
+
+
+@pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="PyTorch lies with Python itself")
+def test_libraries_that_the_walls_keep_from_it_are_not_the_candidates_rejection(monkeypatch):
+    """PyTorch cannot be read, say: the walls come up, and the process behind them ends."""
+    python = [sys.base_prefix, f"{sys.prefix}/bin", f"{sys.prefix}/pyvenv.cfg", str(contain.PACKAGE)]
+    monkeypatch.setattr(contain, "_python_folders", lambda gpu: python)
+    with pytest.raises(WallFailed, match=r"the process behind the walls failed .*(torch|Permission)"):
+        verify_contained(GOOD, "mine", limits=QUICK)
 
 
 MIXER = (

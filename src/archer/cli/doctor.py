@@ -114,9 +114,8 @@ def command(
 
 def examine(project: Path) -> Machine:
     """Look at this machine; `project` is the folder that results would go to."""
-    from archer.verify.contain import walls
-
     torch_version, cuda, devices, problems = _torch_and_devices()
+    found, failure = _walls()
     memory, available = _memory()
     return Machine(
         archer=__version__,
@@ -133,9 +132,19 @@ def examine(project: Path) -> Machine:
         project=_folder(project),
         compile_cache=_folder(_compile_cache()),
         extras={extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
-        walls=walls(),
-        problems=problems,
+        walls=found,
+        problems=(*problems, *failure),
     )
+
+
+def _walls() -> tuple[tuple[Wall, ...], tuple[str, ...]]:
+    """The walls, and what is wrong where nothing starts behind them."""
+    from archer.verify.contain import WallFailed, walls
+
+    try:
+        return walls(), ()
+    except WallFailed as failed:
+        return (), (str(failed),)
 
 
 def _torch_and_devices() -> tuple[str | None, str | None, tuple[Device, ...], tuple[str, ...]]:

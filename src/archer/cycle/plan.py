@@ -127,6 +127,7 @@ def read_rule_file(path: Path, trust: bool = False, known: Mapping[str, str] | N
     """
     from archer.rules import load_rule
     from archer.verify import check_language, load_source
+    from archer.verify.contain import WallFailed
     from archer.verify.contained import load_contained
     from archer.verify.language import check_top
 
@@ -138,6 +139,8 @@ def read_rule_file(path: Path, trust: bool = False, known: Mapping[str, str] | N
     try:
         load_contained(source, path.stem, ancestors)
         return load_rule(source, path.stem, _finder(ancestors))
+    except WallFailed:
+        raise
     except UserError as error:
         hint = ". A rule that a project has accepted is known in that project alone (--project)"
         raise UserError(f"{path}: {error}{hint if 'unknown rule' in str(error) else ''}") from error

@@ -102,6 +102,21 @@ class WallMissing(UserError):  # noqa: N818
     """A wall that was required is not available on this machine."""
 
 
+class WallFailed(UserError):  # noqa: N818
+    """This machine's failure, and not the candidate's: a wall, or the process behind the walls, did not come
+    up to where it takes the candidate's code."""
+
+    def __init__(self, wall: str, ending: Ending):
+        last = next((line for line in reversed(ending.error.splitlines()) if line.strip()), "nothing")
+        own = ", or take bwrap off PATH: Archer then puts up namespaces of its own"
+        advice = own if wall == "bubblewrap" else ""
+        ended = f"status {ending.status}" if ending.reason == "finished" else ending.reason
+        super().__init__(
+            f"{wall} failed at its start on this machine, before any rule's code ran; it said: "
+            f"{last.strip()[:300]} ({ended}). Mend what it says{advice}; `archer doctor` shows the walls"
+        )
+
+
 class Contained:
     """A running contained command. Iterate `lines()`, `send` to its input, `wait` for its `Ending`."""
 
@@ -265,7 +280,8 @@ def start(
     compile cache). environment: variables on top of the scrubbed ones. gpu: let NVIDIA's devices and
     libraries through. require: names of walls without which it must not start. without: names of walls to
     leave out, for a machine on which one of them is in the way.
-    Raises WallMissing for those, and UserError where scratch is no folder.
+    Raises WallMissing for those, WallFailed where a wall fails at its start, and UserError where scratch is
+    no folder.
     """
     limits, require, without = limits or Limits(), tuple(require), tuple(without)
     scratch = Path(scratch).resolve()
@@ -304,6 +320,8 @@ def start(
     with os.fdopen(report_read, "rb") as report:
         inner = report.read(100_000)
     contained = Contained(process, _all_walls(inner, wrapper is not None), limits, group)
+    if not inner:
+        raise _failed(contained)
     _refuse_missing(contained, require)
     return contained
 
@@ -319,6 +337,17 @@ def _refuse_missing(contained: Contained, require: Iterable[str]) -> None:
         contained.wait()
         details = "; ".join(f"{w.name}: {w.detail}" for w in contained.walls if w.name in missing)
         raise WallMissing(f"required wall not available: {', '.join(missing)} ({details or 'no such wall'})")
+
+
+def _failed(contained: Contained) -> WallFailed:
+    """What kept the walls from coming up: the innermost part reports them before it becomes the command."""
+    with contextlib.suppress(subprocess.TimeoutExpired), contained:
+        contained.wait(timeout=5)
+    ending = contained.wait()
+    if contained.group is not None and str(contained.group) in ending.error:
+        return WallFailed("the process limit", ending)
+    wrapped = any(wall.up for wall in contained.walls if wall.name == "bubblewrap")
+    return WallFailed("bubblewrap" if wrapped else "the process behind the walls", ending)
 
 
 def _all_walls(report: bytes, wrapped: bool) -> tuple[Wall, ...]:

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from archer.errors import UserError
-from archer.verify.contain import Contained, Ending, Limits, read_scratch, start
+from archer.verify.contain import Contained, Ending, Limits, WallFailed, read_scratch, start
 from archer.verify.result import CheckResult, MalformedResult, Verification
 
 LIMITS = Limits(
     memory_bytes=6 * 2**30, cpu_seconds=180, wall_seconds=240.0, output_bytes=2**20, file_bytes=2**20
 )
 LOADING = replace(LIMITS, cpu_seconds=30, wall_seconds=60.0)
+READY = "ready"
+"""What the contained process says before it reads its job. Until then only the machine can have failed."""
 LENGTHS = (32, 64, 128, 256, 512, 1_024)
 
 
@@ -48,7 +50,7 @@ def verify_contained(
     """`verify_rule` in a contained process; nothing of the candidate runs, or is even parsed, in this one.
 
     limits, require: as for `start`. A candidate that hits a limit, ends its process or garbles the result is
-    rejected by the check "containment", with the reason.
+    rejected by the check "containment", with the reason. Raises WallFailed where the machine failed instead.
     """
     job = {
         "kind": "rule", "source": source, "name": name, "parent": parent, "known": dict(known or {}),
@@ -153,8 +155,10 @@ def _verify_in(
         process.close_input()
         lines = list(process.lines())
         ending = process.wait()
+    if lines[:1] != [READY]:
+        raise WallFailed("the process behind the walls", ending)
     up = tuple(wall.name for wall in process.walls if wall.up)
-    return replace(_read(lines, ending, process, name), walls=up, trusted=trust)
+    return replace(_read(lines[1:], ending, process, name), walls=up, trusted=trust)
 
 
 def _read(lines: list[str], ending: Ending, process: Contained, name: str) -> Verification:
@@ -209,6 +213,9 @@ def main() -> None:
     """The contained side: one job in, one line out. What the candidate prints goes to standard error."""
     answer = os.dup(1)
     os.dup2(2, 1)
+    import torch  # noqa: F401  the walls must let its libraries through, and that is no candidate's doing
+
+    os.write(answer, f"{READY}\n".encode())
     job = json.loads(sys.stdin.read())
     try:
         plain = _work(job).to_dict()

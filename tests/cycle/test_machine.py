@@ -1,0 +1,42 @@
+"""What the machine fails in is nobody's rejection: whoever started it hears of it, and nothing is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cycle.test_discover import CPU, TINY, campaign, source_of
+
+from archer.cli.doctor import examine
+from archer.cycle import bench, try_rule
+from archer.ledger import Ledger
+from archer.verify.contain import WallFailed
+
+
+def test_a_campaign_stops_and_rejects_no_candidate(tmp_path: Path, broken_bubblewrap: str) -> None:
+    with pytest.raises(WallFailed, match=broken_bubblewrap):
+        campaign(tmp_path)
+    with Ledger.in_folder(tmp_path) as ledger:
+        assert ledger.verifications() == ()
+        assert {cycle.state for cycle in ledger.cycles()} <= {"running"}
+        assert len(ledger.proposals()) == 1
+
+
+def test_a_rule_file_is_not_called_wrong(tmp_path: Path, broken_bubblewrap: str) -> None:
+    (tmp_path / "mine.py").write_text(source_of(0.9))
+    with pytest.raises(WallFailed, match=f"^bubblewrap failed .*{broken_bubblewrap}"):
+        try_rule(tmp_path / "mine.py", tmp_path / "project", preset=TINY, resources=CPU)
+    assert not (tmp_path / "project").exists()
+
+
+def test_training_says_which_wall_it_was(tmp_path: Path, broken_bubblewrap: str) -> None:
+    with pytest.raises(WallFailed, match=broken_bubblewrap):
+        bench(["delta_net"], tmp_path, preset=TINY, resources=CPU)
+    with Ledger.in_folder(tmp_path) as ledger:
+        assert ledger.runs() == ()
+
+
+def test_the_doctor_tells_of_it(tmp_path: Path, broken_bubblewrap: str) -> None:
+    machine = examine(tmp_path)
+    assert machine.walls == ()
+    assert broken_bubblewrap in machine.problems[-1]
