@@ -84,6 +84,8 @@ def test_cost_stands_beside_the_differences(project: Path, columns: int) -> None
         (line,) = [line for line in costs.splitlines() if line.startswith(f"{rule} ")]
         assert line.split()[1:5] == ["1,000", "1,024", "\u00d7", "4"]
     assert "hybrid" not in costs
+    said = "Parameters: of the whole model on Context Recall, the largest that these rules share."
+    assert said in " ".join(costs.split())
 
 
 def test_wrong_input(project: Path) -> None:

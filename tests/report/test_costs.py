@@ -25,7 +25,6 @@ from archer.report.costs import (
     Surplus,
     baseline_cost,
     matching_width,
-    parameters,
     read_decoding,
     rule_costs,
     step_seconds,
@@ -82,13 +81,17 @@ def test_a_speed_that_is_not_known_is_not_there(change):
     assert step_seconds([make_run("delta_net", **change)]) == {}
 
 
-def test_parameters_are_compared_in_one_setting():
+def test_parameters_are_compared_in_one_setting_and_its_task_is_named():
+    def sizes(runs):
+        return {name: (cost.parameters, cost.sized_on) for name, cost in rule_costs(runs, {}).items()}
+
     runs = [make_run("delta_net", 0, parameters=700), make_run("delta_net", 1, parameters=500)]
     runs += [make_run("decay", 1, parameters=504)]
-    assert parameters(runs) == {"delta_net": 500, "decay": 504}
+    shared = QUICK.settings[1].task
+    assert sizes(runs) == {"delta_net": (500, shared), "decay": (504, shared)}
     stand_in = make_run("decay", 0, parameters=700, key="delta_net/0=")
-    assert parameters([*runs, stand_in]) == {"delta_net": 500, "decay": 504}
-    assert parameters([make_run("decay", parameters=0)]) == {}
+    assert sizes([*runs, stand_in]) == {"delta_net": (500, shared), "decay": (504, shared)}
+    assert sizes([make_run("decay", parameters=0)]) == {"decay": (None, None)}
 
 
 def test_costs_of_a_layer_as_the_preset_trains_it():

@@ -50,11 +50,11 @@ class Decoding:
 
 @dataclass(frozen=True)
 class RuleCost:
-    """parameters: of the whole model, in one setting for all rules. state_per_head: numbers that pass from
-    chunk to chunk. heads: per layer. operations_per_token: of one layer's forward pass. step_seconds: device
-    to one run's share of a training step. decoding: one layer, by machine. state_per_token: what each further
-    token adds to the state of one layer, for attention; counted_at: the length in tokens at which operations
-    were counted, where they grow with it.
+    """parameters: of the whole model, in one setting for all rules; sized_on: the task of that setting.
+    state_per_head: numbers that pass from chunk to chunk. heads: per layer. operations_per_token: of one
+    layer's forward pass. step_seconds: device to one run's share of a training step. decoding: one layer, by
+    machine. state_per_token: what each further token adds to the state of one layer, for attention;
+    counted_at: the length in tokens at which operations were counted, where they grow with it.
     """
 
     parameters: int | None = None
@@ -65,6 +65,7 @@ class RuleCost:
     decoding: tuple[Decoding, ...] = ()
     state_per_token: int | None = None
     counted_at: int | None = None
+    sized_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,26 @@ def rule_costs(
     same = {n: rules[n] for n, digest in hashes.items() if n in rules and rules[n].hash == digest}
     texts = {name: rule.source for name, rule in rules.items() if name not in rule_names()}
     counted = layer_costs(same.values(), size, texts) if size else {}
-    measured, sizes = tuple(decoding), parameters(runs)
+    measured, sizes = tuple(decoding), largest(runs)
     beside = {name: cost for name, digest in hashes.items() if (cost := baseline_cost(name, digest, size))}
-    return {
-        name: replace(beside[name], parameters=sizes.get(name), step_seconds=_speed(runs, name))
+    costs = {
+        name: beside[name]
         if name in beside
         else RuleCost(
-            parameters=sizes.get(name),
             state_per_head=_state(same[name], size) if size and name in same else None,
             heads=(same[name].layer.heads or size.heads) if size and name in same else None,
             operations_per_token=counted[name].operations_per_token if name in counted else None,
-            step_seconds=_speed(runs, name),
             decoding=tuple(one for one in measured if one.rule_hash == digest and _fits(one, size)),
         )
         for name, digest in hashes.items()
     }
+    return {name: _of_runs(cost, sizes.get(name), _speed(runs, name)) for name, cost in costs.items()}
+
+
+def _of_runs(cost: RuleCost, sized: RunRecord | None, speed: Mapping[str, float]) -> RuleCost:
+    """A cost with what runs alone tell."""
+    size = {"parameters": sized.parameters, "sized_on": sized.task} if sized else {}
+    return replace(cost, step_seconds=speed, **size)
 
 
 def _speed(runs: Sequence[RunRecord], rule: str) -> dict[str, float]:
@@ -196,8 +202,8 @@ def ledger_costs(ledger: Ledger, runs: Sequence[RunRecord]) -> dict[str, RuleCos
     return rule_costs(runs, rules, read_decoding(ledger.path.parent))
 
 
-def parameters(runs: Sequence[RunRecord]) -> dict[str, int]:
-    """Rule to how many numbers its model learns, all in one setting: the largest of those most rules have.
+def largest(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
+    """Rule to a run of it, all in one setting: the one with most parameters of those most rules have.
 
     A rule that was not trained in that setting is not in the answer.
     """
@@ -210,7 +216,7 @@ def parameters(runs: Sequence[RunRecord]) -> dict[str, int]:
     if not trained:
         return {}
     chosen = max(sorted(trained), key=lambda name: (len(trained[name]), max(trained[name])))
-    return {rule: found[chosen].parameters for rule, found in by_rule.items() if chosen in found}
+    return {rule: found[chosen] for rule, found in by_rule.items() if chosen in found}
 
 
 def layer_size(runs: Sequence[RunRecord]) -> LayerSize | None:
@@ -415,6 +421,7 @@ def as_values(cost: RuleCost) -> dict[str, Any]:
     """A cost for JSON and CSV: unknown is None."""
     return {
         "parameters": cost.parameters,
+        "sized_on": cost.sized_on,
         "state_per_head": cost.state_per_head,
         "heads": cost.heads,
         "operations_per_token": cost.operations_per_token,

@@ -194,8 +194,10 @@ def cost_grid(costs: Mapping[str, RuleCost], width: int, words: Wording) -> Rend
         grid.add_column(words.text(f"terminal.{name}"), justify="right")
     for rule, cost in costs.items():
         grid.add_row(numbers.folded(rule, 24 if width >= ROOMY else NAME_WIDTH), *cost_cells(cost, words))
-    where = words.text("cost.machines", **machines(costs, words))
-    return Group(grid, Text(where, style="dim"))
+    sized = next((cost.sized_on for cost in costs.values() if cost.sized_on), None)
+    said = [words.text("cost.sized", task=words.task(sized))] if sized else []
+    said.append(words.text("cost.machines", **machines(costs, words)))
+    return Group(grid, Text(" ".join(said), style="dim"))
 
 
 def pack(pieces: Sequence[str], width: int) -> str:
