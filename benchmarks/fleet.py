@@ -2,7 +2,7 @@
 
     python benchmarks/fleet.py [--rules delta_net,softmax | all] [--members 48] [--lengths 128,1024] [--solo]
     python benchmarks/fleet.py --rules all --json figures.jsonl --limit 540     # again, until all are there
-    python benchmarks/fleet.py --first-step [--rules delta_net]                 # cold, then warm caches
+    python benchmarks/fleet.py --first-step                                     # cold, then warm caches
 
 Checks first that a member of a compiled fleet has the losses of the same run alone, uncompiled. Each figure
 is printed and added to the file as it comes; what the file has is not measured again. The last line is JSON.
@@ -36,6 +36,7 @@ from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
 from archer.fleet.memory import capacity
 from archer.fleet.run import Recipe, Run
+from archer.fleet.standby import prepare
 from archer.fleet.subjects import rule_subject
 from archer.fleet.train import build_model
 from archer.mad import Examples, Setting
@@ -51,9 +52,9 @@ def random_examples(setting: Setting, seed: int, split: str) -> Examples:
     return Examples(draw.integers(0, setting.vocabulary, shape), draw.integers(0, setting.vocabulary, shape))
 
 
-def make_runs(rule: str, members: int, length: int, precision: str) -> list[Run]:
+def make_runs(rule: str, members: int, length: int, precision: str, vocabulary: int = 16) -> list[Run]:
     """Runs whose sequences are `length` tokens long as they are trained."""
-    setting = Setting("Context Recall", vocabulary=16, length=length + length % 2, train_examples=2 * BATCH)
+    setting = Setting("Context Recall", vocabulary, length + length % 2, train_examples=2 * BATCH)
     recipe = Recipe(precision=precision)  # type: ignore[arg-type]
     subject = rule_subject(get_rule(rule))
     return [Run(subject, setting, recipe, 5e-4, 0.0, seed) for seed in range(members)]
@@ -227,17 +228,28 @@ def one_row(
     return row
 
 
-def first_step(rule: str, length: int, members: int) -> dict:
-    """Seconds from the start of a process to its first optimiser step: empty caches, then theirs."""
+SHAPES = (
+    ("delta_net", 128, 16),
+    ("delta_net", 128, 64),
+    ("delta_net", 256, 64),
+    ("softmax", 128, 16),
+    ("gated_delta_net", 128, 16),
+)
+"""Rule, length and vocabulary of the shapes that a process meets, in this order: after the first another
+vocabulary, another length, other rules."""
+
+
+def first_steps(members: int) -> dict:
+    """Seconds until a process stands by, and from being given a shape to its first optimiser step and
+    evaluation: with empty caches, then with what the first process kept."""
     with tempfile.TemporaryDirectory(prefix="archer-caches-") as folder:
-        found = {"rule": rule, "members": members, "length": length}
+        found: dict = {"members": members}
         for name in ("cold", "warm"):
             environment = {
                 **os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
                 "TRITON_CACHE_DIR": f"{folder}/triton", "ARCHER_BEGAN": repr(time.time()),
             }  # fmt: skip
-            command = [sys.executable, __file__, "--one-step", "--rules", rule, "--lengths", str(length)]
-            command += ["--members", str(members)]
+            command = [sys.executable, __file__, "--one-process", "--members", str(members)]
             said = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
             if said.returncode:
                 raise SystemExit(said.stderr)
@@ -245,27 +257,27 @@ def first_step(rule: str, length: int, members: int) -> dict:
         return found
 
 
-def one_step(rule: str, length: int, members: int, device: torch.device) -> dict[str, float]:
-    """Seconds since the start of the process, as training passes its first milestones."""
-    began = float(os.environ["ARCHER_BEGAN"])
-    times: dict[str, float] = {}
-
-    def passed(name: str) -> None:
+def one_process(members: int, device: torch.device) -> dict[str, float]:
+    """What a training process does, from its start: it stands by, then trains each shape for a step."""
+    prepare(str(device))
+    wait(device)
+    found = {"stands by": round(time.time() - float(os.environ["ARCHER_BEGAN"]), 2)}
+    region = compiler()
+    for rule, length, vocabulary in SHAPES:
+        runs = make_runs(rule, members, length, "bf16" if device.type == "cuda" else "fp32", vocabulary)
+        began = time.time()
+        model = build_model(runs[0])
+        capacity(model, runs[0], device, random_examples)
+        fleet = Fleet.start(model, runs, random_examples, device, region)
+        step(fleet, 0, captured=device.type == "cuda")
         wait(device)
-        times[name] = round(time.time() - began, 2)
-
-    passed("imported")
-    runs = make_runs(rule, members, length, "bf16" if device.type == "cuda" else "fp32")
-    model = build_model(runs[0])
-    capacity(model, runs[0], device, random_examples)
-    passed("memory_measured")
-    fleet = Fleet.start(model, runs, random_examples, device, compiler())
-    passed("started")
-    step(fleet, 0, captured=device.type == "cuda")
-    passed("first_step")
-    fleet.evaluate()
-    passed("first_evaluation")
-    return times
+        name = f"{rule}, {length} tokens, {vocabulary} words"
+        found[name] = round(time.time() - began, 2)
+        fleet.evaluate()
+        found[f"{name}: evaluated"] = round(time.time() - began, 2)
+        del fleet
+        tidy(device)
+    return found
 
 
 def read_arguments() -> argparse.Namespace:
@@ -283,7 +295,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file to which every figure is added as a line")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds; nothing new is begun after them")
     parser.add_argument("--first-step", action="store_true", help="time to the first step, cold and warm")
-    parser.add_argument("--one-step", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one-process", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -298,24 +310,23 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rules = rule_names() if arguments.rules == "all" else arguments.rules.split(",")
     wanted = [(rule, int(length)) for length in arguments.lengths.split(",") for rule in rules]
-    if arguments.one_step:
-        print(json.dumps(one_step(*wanted[0], arguments.members, device)))
+    if arguments.one_process:
+        print(json.dumps(one_process(arguments.members, device)))
         return
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     where = {"device": name, "torch": torch.__version__}
-    kind = "first step" if arguments.first_step else "step"
-    limits = {} if arguments.first_step else ceilings(device)
+    if arguments.first_step:
+        print(json.dumps({**where, "kind": "first step", **first_steps(arguments.members)}))
+        return
+    limits = ceilings(device)
     print({**where, **limits}, flush=True)
-    rows = [row for row in kept(arguments.json) if row.get("kind") == kind and row["device"] == name]
+    rows = [row for row in kept(arguments.json) if row.get("kind") == "step" and row["device"] == name]
     there = {(row["rule"], row["length"], row["members"]) for row in rows}
     for rule, length in wanted:
         if (rule, length, arguments.members) in there or time.monotonic() - began > arguments.limit:
             continue
-        if arguments.first_step:
-            row = first_step(rule, length, arguments.members)
-        else:
-            row = one_row(rule, length, arguments, device, limits)
-        rows.append({"kind": kind, **where, **row})
+        row = one_row(rule, length, arguments, device, limits)
+        rows.append({"kind": "step", **where, **row})
         print(row, flush=True)
         if arguments.json:
             with open(arguments.json, "a") as file:

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from tests.interpreter import make_the_interpreter_count
 from torch import Tensor
 
 import archer.model.mixer
@@ -80,6 +81,7 @@ def interpreted() -> dict[str, dict[str, float]]:
     """All cases in Triton's interpreter; memory that nobody writes to is NaN."""
     import archer.model.kernels as kernels
 
+    make_the_interpreter_count()
     torch.use_deterministic_algorithms(True)
     algebra.enable_kernels()
     decide, taken = algebra.kernels_for, []
@@ -102,7 +104,12 @@ def test_the_kernel_equals_the_plain_layers_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "tests.model.test_mixer_kernels"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

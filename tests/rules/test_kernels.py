@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from tests.interpreter import make_the_interpreter_count
 from torch import Tensor
 
 from archer.rules import algebra, get_rule, rule_names
@@ -206,24 +207,11 @@ def interpreted() -> dict[str, dict[str, Any]]:
     return cases
 
 
-def make_the_interpreter_count() -> None:
-    """Triton 3.6 makes loop bounds of arrays with one element, which numpy 2.4 refuses: take the element."""
-    import triton.runtime.interpreter as interpreter
-
-    original = interpreter._patch_lang_tensor
-
-    def patched(tensor: Any, *given: Any) -> None:
-        original(tensor, *given)
-        tensor.__index__ = lambda self: int(self.handle.data.item())
-
-    interpreter._patch_lang_tensor = patched
-
-
 def test_every_kernel_equals_its_plain_form_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, "-m", "tests.rules.test_kernels"],
         check=False,
         env=environment,
         capture_output=True,

@@ -40,6 +40,10 @@ class ContainedProcess:
             writable=writable, environment=environment, gpu=gpu, without=walls_against_gpu() if gpu else (),
         )  # fmt: skip
 
+    def give(self, text: str) -> None:
+        self.contained.send(text)
+        self.contained.close_input()
+
     def lines(self) -> Iterator[str]:
         return self.contained.lines()
 

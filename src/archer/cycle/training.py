@@ -20,6 +20,7 @@ from archer.fleet.launch import (
     PlainProcess,
     Plan,
     Process,
+    Start,
     available_devices,
     launch,
     processes_per_device,
@@ -27,6 +28,7 @@ from archer.fleet.launch import (
 )
 from archer.fleet.race import Race
 from archer.fleet.run import Outcome, Run
+from archer.fleet.standby import Standby
 from archer.ledger import Ledger
 from archer.ledger.records import CurvePoint, RuleSource, RunRecord
 from archer.mad import Setting
@@ -54,11 +56,13 @@ class Resources:
 
 
 def train_missing(
-    ledger: Ledger, project: Project, runs: Sequence[Run], preset: str, resources: Resources, watcher: Watcher
-) -> tuple[RunRecord, ...]:
+    ledger: Ledger, project: Project, runs: Sequence[Run], preset: str, resources: Resources,
+    watcher: Watcher, standby: Standby | None = None,
+) -> tuple[RunRecord, ...]:  # fmt: skip
     """Trains the runs that the ledger does not hold, and returns the records of all (crashed ones included).
 
-    Raises TimeIsUp where the budget left some over.
+    standby: processes that may stand by for these very resources (`training_plan`). Raises TimeIsUp where
+    the budget left some over.
     """
     wanted = {run.key: run for run in runs}
     missing = _missing(ledger, wanted.values(), resources.race)
@@ -66,8 +70,9 @@ def train_missing(
     if missing:
         _keep_sources(ledger, missing)
         _prepare_data(missing, resources.data_dir)
-        plan = _plan(project, resources)
-        with closing(launch(missing, plan, start=_starter(resources), report=watcher.event)) as outcomes:
+        plan = training_plan(project, resources)
+        trained = launch(missing, plan, start=starter(resources), report=watcher.event, standby=standby)
+        with closing(trained) as outcomes:
             for outcome in outcomes:
                 record = run_record(wanted[outcome.key], outcome, preset)
                 ledger.add_run(record)
@@ -151,7 +156,8 @@ def _prepare_data(runs: Iterable[Run], data_dir: Path | None) -> None:
             load(setting, seed, split, data_dir)
 
 
-def _plan(project: Project, resources: Resources) -> Plan:
+def training_plan(project: Project, resources: Resources) -> Plan:
+    """Where and how a project trains with these resources."""
     project.training.mkdir(parents=True, exist_ok=True)
     devices = available_devices(resources.device)
     each = processes_per_device(devices)
@@ -162,7 +168,8 @@ def _plan(project: Project, resources: Resources) -> Plan:
     )  # fmt: skip
 
 
-def _starter(resources: Resources) -> Any:
+def starter(resources: Resources) -> Start:
+    """What starts a training process: behind walls, unless they are left out."""
     if not resources.walls:
         return PlainProcess
     readable = [resources.data_dir] if resources.data_dir else []

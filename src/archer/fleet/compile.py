@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ RECOMPILATIONS = 1000
 
 
 def compiler(exact: bool = False) -> Region:
-    """Wraps a model's parts so that each is compiled, once per shape (and, for the mixer, per rule).
+    """Wraps a model's parts so that each is compiled, once per shape (and, for the mixer, per rule); on a GPU
+    those that no rule changes are kernels that are compiled once for all shapes (`archer.fleet.fixed`).
 
     exact: on a GPU, for float32: a member's numbers are the same to the last bit in fleets of every size from
     two rows on. Slower: see `archer.fleet.products`.
@@ -26,7 +28,7 @@ def compiler(exact: bool = False) -> Region:
     _keep_custom_gradients()
     if exact:
         return lambda function, name: _exactly_compiled(function)
-    return lambda function, name: function if name == "embed" else _compiled(function)
+    return _part
 
 
 def _keep_custom_gradients() -> None:
@@ -37,6 +39,27 @@ def _keep_custom_gradients() -> None:
 
     if hasattr(config, "autograd_cache_allow_custom_autograd_functions"):
         config.autograd_cache_allow_custom_autograd_functions = True
+
+
+def _part(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """What stands in for a part of the model; the last thing given says where it is computed."""
+    compiled = _compiled(function)
+
+    def call(*given: Any) -> Any:
+        fixed = fixed_parts().get(name) if given[-1].is_cuda else None
+        return (fixed or compiled)(*given)
+
+    return function if name == "embed" else call
+
+
+@cache
+def fixed_parts() -> dict[str, Callable[..., Any]]:
+    """The kernels for parts that no rule changes, by the parts' names; none without Triton."""
+    if find_spec("triton") is None:
+        return {}
+    from archer.fleet.fixed import PARTS
+
+    return PARTS
 
 
 @cache

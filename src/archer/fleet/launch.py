@@ -21,10 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from archer.errors import UserError
 from archer.fleet.checkpoint import checkpoint_path
@@ -32,12 +32,19 @@ from archer.fleet.race import Race, race_from_json
 from archer.fleet.run import Outcome, Run
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
 
+if TYPE_CHECKING:
+    from archer.fleet.standby import Standby
+
 Event = dict[str, Any]
 
 
 class Process(Protocol):
-    """A started training process: its lines as they come, and how it ended, in words ("" for well)."""
+    """A started training process: its lines as they come, and how it ended, in words ("" for well).
 
+    give: the plan, for one that stands by.
+    """
+
+    def give(self, text: str) -> None: ...
     def lines(self) -> Iterator[str]: ...
     def kill(self) -> None: ...
     def end(self) -> str: ...
@@ -79,6 +86,10 @@ class Plan:
         """The device of every process; neighbours are on different devices."""
         return self.devices * self.processes_per_device
 
+    def scratch_of(self, place: int) -> Path:
+        """Where the process at a place keeps its files."""
+        return self.scratch / f"device-{place}"
+
     def label(self, place: int) -> str:
         """A process's device for the person who watches, with a number where it has neighbours there."""
         number = f" ({place // len(self.devices) + 1})" if self.processes_per_device > 1 else ""
@@ -92,8 +103,14 @@ class PlainProcess:
         self.log = scratch / "worker.log"
         with open(self.log, "a") as errors:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def give(self, text: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError), self.process.stdin as pipe:
+            pipe.write(text)
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout is not None
@@ -105,6 +122,8 @@ class PlainProcess:
 
     def end(self) -> str:
         status = self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         if status == 0:
             return ""
         last = self.log.read_text(errors="replace")[-4000:].strip().splitlines()
@@ -117,17 +136,19 @@ def launch(
     *,
     start: Start = PlainProcess,
     report: Callable[[Event], None] = lambda e: None,
+    standby: Standby | None = None,
 ) -> Generator[Outcome | Crash, None, None]:
     """Trains runs in processes of their own; yields each outcome as soon as it is known.
 
     Runs that are neither yielded nor crashed were left for later (stop_after_seconds). Closing the iterator,
     or an interrupt, stops all processes; their checkpoints stay. Raises what keeps a process from being
-    started at all (OSError on a full disk).
+    started at all (OSError on a full disk). standby: has processes that wait for their plan; one that ends
+    before it began is replaced by a new one.
     """
     shares = _divide(runs, plan)
     messages: queue.Queue[tuple[int, Outcome | Crash | Event | Exception | None]] = queue.Queue()
     processes: list[_Share] = [
-        _Share(index, share, plan, start, messages) for index, share in enumerate(shares) if share
+        _Share(index, share, plan, start, messages, standby) for index, share in enumerate(shares) if share
     ]
     try:
         for process in processes:
@@ -175,14 +196,16 @@ class _Share:
     """The runs of one process, which is restarted while that helps."""
 
     def __init__(
-        self, index: int, runs: list[Run], plan: Plan, start: Start, messages: queue.Queue[Any]
-    ) -> None:
+        self, index: int, runs: list[Run], plan: Plan, start: Start, messages: queue.Queue[Any],
+        standby: Standby | None,
+    ) -> None:  # fmt: skip
         self.index, self.plan, self.start, self.messages = index, plan, start, messages
+        self.standby = standby
         self.left = {run.key: run for run in runs}
-        self.stopping = False
+        self.stopping = self.begun = False
         self.process: Process | None = None
         self.device = plan.places[index]
-        self.scratch = plan.scratch / f"device-{index}"
+        self.scratch = plan.scratch_of(index)
         self.began = time.monotonic()
         self.thread = threading.Thread(target=self._work, daemon=True)
 
@@ -254,13 +277,25 @@ class _Share:
         data_dir = str(self.plan.data_dir) if self.plan.data_dir else None
         plan = {**runs_to_json(runs), "options": options, "threads": self.plan.threads, "data_dir": data_dir}
         path.write_text(json.dumps(plan))
+        ready = self.standby.take(self.plan, self.index) if self.standby else None
+        if ready is not None:
+            ready.give(path.read_text())
+            ended, why, began = self._follow(ready)
+            if began or self.stopping:
+                return ended, why
         gpu = self.device.startswith("cuda")
-        self.process = self.start([sys.executable, "-m", "archer.fleet.worker", str(path)], self.scratch, gpu)
+        command = [sys.executable, "-m", "archer.fleet.worker", str(path)]
+        ended, why, _ = self._follow(self.start(command, self.scratch, gpu))
+        return ended, why
+
+    def _follow(self, process: Process) -> tuple[bool, str, bool]:
+        """A process to its end: whether it ended as planned, what it said otherwise, whether it began."""
+        self.process, self.begun = process, False
         if self.stopping:  # it was asked to stop while it was being started
-            self.process.kill()
-        ended, why = self._listen(self.process)
-        end = self.process.end()
-        return ended, why or f"the training process ended early ({end or 'without a word'})"
+            process.kill()
+        ended, why = self._listen(process)
+        end = process.end()
+        return ended, why or f"the training process ended early ({end or 'without a word'})", self.begun
 
     def _seconds_left(self) -> float | None:
         """Of the time to train, what is left now; a process that starts late does not get it all again."""
@@ -285,11 +320,12 @@ class _Share:
             except (ValueError, KeyError, TypeError) as error:
                 process.kill()
                 return False, f"the training process wrote something that is no result: {error}"
+            self.begun |= kind != "ready"
             if kind == "done":
                 return True, ""
             if kind == "failed":
                 return False, str(event.get("message", ""))[:1000]
-            if kind != "outcome":
+            if kind not in ("ready", "outcome"):
                 self.messages.put((self.index, event))
         return False, ""
 

@@ -1,10 +1,12 @@
 """The training process: reads a plan, trains, writes events and outcomes as JSON lines.
 
     python -m archer.fleet.worker PLAN.json
+    python -m archer.fleet.worker --stand-by cuda:0 2    # with two threads; reads its plan when it is ready
 
 It runs apart from Archer's own process because it executes the code of rules: it needs to read the plan, the
 data cache and its checkpoints, and to write its checkpoints; nothing else. Every line on standard output is
-one JSON object with "event"; the last is {"event": "done"}.
+one JSON object with "event"; the last is {"event": "done"}. One that stands by says {"event": "ready"} first,
+and is told its plan on standard input.
 """
 
 from __future__ import annotations
@@ -12,22 +14,49 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Say = Callable[[dict[str, Any]], None]
+
 
 def main(argv: list[str]) -> int:
-    """Trains the plan in the file argv[0]; returns the exit status, 2 where the user can put it right."""
+    """Trains a plan; returns the exit status, 2 where the user can put it right."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
 
     def say(event: dict[str, Any]) -> None:
         out.write(json.dumps(event, allow_nan=False) + "\n")
 
-    plan = json.loads(Path(argv[0]).read_text())
+    plan = _plan_to_come(argv[1], argv[2], say) if argv[0] == "--stand-by" else _plan_in(Path(argv[0]))
+    return _train(plan, say) if plan else 0
+
+
+def _plan_in(path: Path) -> dict[str, Any]:
+    plan = json.loads(path.read_text())
+    _set_threads(plan["threads"])
+    return plan
+
+
+def _plan_to_come(device: str, threads: str, say: Say) -> dict[str, Any]:
+    """Gets ready, and waits for the plan; an empty one where nobody needs this process any more."""
+    _set_threads(threads)
+    from archer.fleet.standby import prepare
+
+    prepare(device)
+    say({"event": "ready"})
+    return json.loads(sys.stdin.read() or "{}")
+
+
+def _set_threads(threads: int | str) -> None:
+    """Before PyTorch is imported, which reads these once."""
     # Threads that spin while they wait make training ten times slower on cores that others use too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(plan["threads"]))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+
+
+def _train(plan: dict[str, Any], say: Say) -> int:
     import torch
 
     from archer.errors import UserError

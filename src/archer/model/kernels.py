@@ -75,9 +75,8 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, taps, dq, dk, dv, dz, dtaps, B, T, E, W, H, scale, sequences,
-    EACH: tl.constexpr, BLOCKS: tl.constexpr, EPSILON: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
+    x, taps, dq, dk, dv, dz, dtaps, B, T, E, W, H, scale, sequences, each, blocks,
+    EPSILON: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     run, share, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     inner = tl.arange(0, K)
@@ -88,10 +87,10 @@ def _backward(
     total1 = tl.zeros((R, K), tl.float32)
     total2 = tl.zeros((R, K), tl.float32)
     total3 = tl.zeros((R, K), tl.float32)
-    for each in range(EACH):
-        sequence = run * B + share * EACH + each
-        length = tl.where(share * EACH + each < B, T, 0)
-        for block in range(BLOCKS):
+    for nth in range(each):
+        sequence = run * B + share * each + nth
+        length = tl.where(share * each + nth < B, T, 0)
+        for block in range(blocks):
             rows = block * R + tl.arange(0, R)
             inside = (rows < length)[:, None]
             x0 = _shifted(x, sequence, rows, columns, length, T, E, 3)
@@ -169,10 +168,9 @@ def _gradients(
     runs, batch, length, columns = x.shape
     width, constants = _sizes(x, heads, key, value, chunk)
     shares = dtaps.shape[1]
-    constants |= {"EACH": -(-batch // shares), "BLOCKS": -(-length // constants["R"])}
     _launch(
         _backward, (runs, shares, width // key), x, taps, dq, dk, dv, dz, dtaps, batch, length, columns,
-        width, heads, key**-0.5, runs * batch, **constants,
+        width, heads, key**-0.5, runs * batch, -(-batch // shares), -(-length // constants["R"]), **constants,
     )  # fmt: skip
     return dz, dtaps
 

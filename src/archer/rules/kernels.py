@@ -109,8 +109,8 @@ def _wy_backward(
 
 @triton.jit
 def _scan_forward(
-    q, k, u, w, weights, keep, start, o, states, end, M,
-    N: tl.constexpr, C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
+    q, k, u, w, weights, keep, start, o, states, end, M, N,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0).to(tl.int64)
     state = tl.load(_tile(start, head, K, V)).to(tl.float32)
@@ -133,8 +133,8 @@ def _scan_forward(
 
 @triton.jit
 def _scan_backward(
-    q, k, u, w, weights, keep, states, do, dend, dq, dk, du, dw, dweights, dkeep, dstart, M,
-    N: tl.constexpr, C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
+    q, k, u, w, weights, keep, states, do, dend, dq, dk, du, dw, dweights, dkeep, dstart, M, N,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0).to(tl.int64)
     gradient = tl.load(_tile(dend, head, K, V)).to(tl.float32)
@@ -275,7 +275,7 @@ def _scan(
     o, states, end = _scan_like(q, k, u, w, weights, keep, start)
     chunks, heads = k.shape[0], start.numel() // (start.shape[-1] * start.shape[-2])
     _over(_scan_forward, heads)(
-        q, k, u, w, weights, keep, start, o, states, end, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
+        q, k, u, w, weights, keep, start, o, states, end, heads, chunks, C=k.shape[-2], K=k.shape[-1],
         V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=_warps(*k.shape[-2:], u.shape[-1]),
     )  # fmt: skip
     return o, states, end
@@ -296,7 +296,7 @@ def _scan_gradients(
     made = _scan_gradients_like(q, k, u, w, weights, keep, states, do, dend)
     chunks, heads = k.shape[0], dend.numel() // (dend.shape[-1] * dend.shape[-2])
     _over(_scan_backward, heads)(
-        q, k, u, w, weights, keep, states, do, dend, *made, heads, N=chunks, C=k.shape[-2], K=k.shape[-1],
+        q, k, u, w, weights, keep, states, do, dend, *made, heads, chunks, C=k.shape[-2], K=k.shape[-1],
         V=u.shape[-1], KEEP=keep is not None, P=_precision(k), num_warps=_warps(*k.shape[-2:], u.shape[-1]),
     )  # fmt: skip
     return made
