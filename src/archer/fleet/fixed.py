@@ -105,6 +105,14 @@ def _gate_backward(up, dhidden, dup, hidden, inner, total, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _add(x, y, out, total, BLOCK: tl.constexpr):
+    """out = x + y, as wide as x. PyTorch's own takes half as long again where y is narrower than x."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    wide = tl.load(x + index, mask=index < total, other=0.0)
+    tl.store(out + index, wide + tl.load(y + index, mask=index < total, other=0.0), mask=index < total)
+
+
+@triton.jit
 def _loss_forward(
     logits, targets, losses, logarithms, predictions, V, total,
     IGNORED: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
@@ -207,7 +215,11 @@ class _SwiGLU(torch.autograd.Function):
             both, hidden, hidden.shape[-1], hidden.numel(), BLOCK=BLOCK
         )
         ctx.save_for_backward(flat, norm, narrow_up, narrow_down, both)
-        return (flat + torch.bmm(hidden, narrow_down)).view(x.shape)
+        out = torch.empty_like(flat)
+        _over(_add, _blocks(out.numel(), BLOCK))(
+            flat, torch.bmm(hidden, narrow_down), out, out.numel(), BLOCK=BLOCK
+        )
+        return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
