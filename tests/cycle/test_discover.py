@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sqlite3
@@ -15,129 +14,38 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.cycle.tiny import TINY, check_integrity, finish, start, tiny
+from tests.cycle.harness import (
+    CPU,
+    HIGH,
+    LOW,
+    Canned,
+    Listener,
+    Numbered,
+    Writes,
+    campaign,
+    next_year,
+    places,
+    records_of,
+    source_of,
+    states,
+    tried,
+)
+from tests.cycle.tiny import TINY, check_integrity, finish, start
 
 from archer.cli.discover import _table
 from archer.cli.shared_run import researcher_of
-from archer.cycle import discover, laboratory, run
+from archer.cycle import laboratory, run
 from archer.cycle.campaign import FAILURES
 from archer.cycle.project import Project
 from archer.cycle.team import Models, verifier
-from archer.cycle.training import Resources, TimeIsUp, run_record
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
-from archer.fleet.run import Outcome
 from archer.ledger import LEDGER_NAME, Ledger
-from archer.ledger.records import TASKS, Prediction, ProposalRecord
 from archer.research.control import incumbent
-from archer.research.exchange import Failure, Recorder, Reply, append_to
+from archer.research.exchange import Failure, Recorder, append_to
 from archer.research.model import ModelResearcher
 from archer.research.researcher import Context, ResearchError
-from archer.rules import get_rule, load_rule
-from archer.verify.result import CheckResult, Verification
-
-CPU = Resources(device="cpu")
-
-
-def source_of(share: float) -> str:
-    return f'"""Keeps {share}."""\n\nparent = "delta_net"\n\n\ndef retain(S):\n    return {share} * S\n'
-
-
-def known_in(context):
-    """What a researcher could learn from: proposals, verdicts, rejections, and rules with their scores."""
-    measured = sorted({(m.source, m.rule) for m in context.measured if m.score is not None})
-    return (
-        [p.id for p in context.proposals], sorted((v.proposal, v.preset) for v in context.verdicts),
-        [r.proposal for r in context.rejections], measured,
-    )  # fmt: skip
-
-
-class Numbered:
-    """Proposes keep_1, keep_2, ... in turn; `wrong` maps a number to what is raised instead."""
-
-    name = "numbered"
-
-    def __init__(self, wrong: dict[int, BaseException] | None = None) -> None:
-        self.wrong, self.learned = wrong or {}, []
-
-    def propose(self, context):
-        number = 1 + sum(p.researcher == self.name for p in context.proposals)
-        if number in self.wrong:
-            raise self.wrong.pop(number)
-        return ProposalRecord(
-            f"n{number}", f"keep_{number}", "delta_net", ("retain",), source_of(1 - number / 50),
-            f"known: {known_in(context)}",
-            tuple(Prediction(task, 0.3, 0.1, 0.6) for task in TASKS), self.name, context.now,
-        )  # fmt: skip
-
-    def learn(self, verdict, proposal):
-        self.learned.append(proposal.id)
-
-
-class Bench:
-    """Training and verification without their cost: scores follow from rule and seed alone."""
-
-    def __init__(self) -> None:
-        self.trained, self.rejected, self.broken, self.stop_after = [], set(), {}, None
-        self.level, self.device, self.wall_seconds, self.before = {}, "cpu", 0.1, lambda name: None
-        self.reach = None
-
-    def train(self, ledger, project, runs, preset, resources, watcher):
-        made = []
-        try:
-            self.make(made, ledger, runs, preset, resources)
-        finally:
-            ledger.add_runs(made)
-        if self.stop_after is not None and len(self.trained) >= self.stop_after:
-            raise TimeIsUp(ledger.runs(keys=[r.key for r in runs]), len(runs))
-        return ledger.runs(keys=[run.key for run in runs])
-
-    def make(self, made, ledger, runs, preset, resources):
-        self.resources = resources
-        for one in {one.key: one for one in runs}.values():
-            if ledger.has_run(one.key):
-                continue
-            if one.subject.name in self.broken:
-                raise self.broken[one.subject.name]
-            if self.stop_after is not None and len(self.trained) >= self.stop_after:
-                return
-            self.before(one.subject.name)
-            score = 0.3 + (sum(map(ord, one.subject.name)) * 7 + one.seed) % 60 / 100
-            score = self.level.get(one.subject.name, score)
-            outcome = Outcome(
-                one.key, "finished", score, score, score, 1, (), 100, self.wall_seconds, self.device
-            )
-            made.append(run_record(one, outcome, preset))
-            self.trained.append((one.subject.name, one.seed, one.setting.name))
-
-    def check(self, lab, source, name, trust=False, allow_many=False):
-        passed = name not in self.rejected
-        found = load_rule(source, name, lab.find)
-        checks = (CheckResult("causality", passed, "" if passed else "it looks ahead", 0.0),)
-        return Verification(name, passed, checks, found.hash, found.parent or "", reach=self.reach)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    made = Bench()
-    monkeypatch.setattr(laboratory, "train_missing", made.train)
-
-    def check(lab, *given):
-        return made.check(lab, *given)
-
-    monkeypatch.setattr(laboratory.Laboratory, "check", check)
-    monkeypatch.setattr(laboratory.Laboratory, "report", lambda lab, cycle, **more: ())
-    monkeypatch.setattr(laboratory.Laboratory, "facts", lambda lab, cycle, **more: None)
-    return made
-
-
-def campaign(folder, researcher=None, **changes):
-    asked = {"cycles": 3, "share": 0.0, "preset": TINY, "resources": CPU}
-    return discover(folder, researcher=researcher or Numbered(), **{**asked, **changes})
-
-
-def states(found):
-    return [cycle.state for cycle in found.cycles]
+from archer.rules import get_rule
 
 
 def test_counts_trains_nothing_twice_and_sums_up(tmp_path, bench):
@@ -211,18 +119,10 @@ def test_hours_end_it_between_cycles_and_inside_one(tmp_path, bench):
     assert campaign(tmp_path, cycles=1).cycles[0].id == cut.cycles[0].id
 
 
-def tried(found):
-    return [p.rule for cycle in found.cycles if (p := found.campaign.proposal(cycle))]
-
-
 def hourly(folder, researcher=None):
     """A campaign whose hour is over after two cycles."""
     ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=20 * k) for k in range(9))
     return campaign(folder, researcher, cycles=None, hours=1, clock=lambda: next(ticks).isoformat())
-
-
-def next_year():
-    return "2027-01-01T00:00:00+00:00"
 
 
 def test_what_was_proposed_ahead_is_tried_by_the_next_campaign(tmp_path, bench, monkeypatch):
@@ -260,18 +160,6 @@ def test_a_limit_inside_the_first_cycle_loses_no_proposal(tmp_path, bench):
     assert tried(campaign(tmp_path, cycles=3, clock=next_year)) == ["keep_1", "keep_2", "keep_3"]
 
 
-LOW, HIGH = (replace(tiny(epochs=epochs, ranks=True), name=f"rank-{epochs}") for epochs in (1, 2))
-
-
-def places(found):
-    """Which rule was tried under which preset, in order, and what became of it."""
-    return [
-        (cycle.preset, proposal.rule, cycle.state)
-        for cycle in found.cycles
-        if (proposal := found.campaign.proposal(cycle))
-    ]
-
-
 def test_only_what_may_still_win_goes_up(tmp_path, bench):
     bench.level = {"gated_delta_net": 0.5, "delta_net": 0.4, "keep_1": 0.1, "keep_2": 0.9, "keep_3": 0.5}
     found = campaign(tmp_path, preset=(LOW, HIGH))
@@ -297,42 +185,18 @@ def test_only_what_may_still_win_goes_up(tmp_path, bench):
     assert len(first_seed) == (2 + 3 + 2 + 2) * len(LOW.settings)
 
 
-def records_of(folder):
-    """A ledger's campaign without its clock: what two ways to the same end must agree in."""
-    with Ledger.in_folder(folder, read_only=True) as ledger:
-        proposals = sorted((p.id, p.rule, p.promoted_from, p.reason) for p in ledger.proposals())
-        cycles = [(c.id, c.preset, c.state, c.proposal, c.run_keys) for c in ledger.cycles()]
-        verdicts = [(v.proposal, v.preset, v.summary) for v in ledger.verdicts()]
-        return proposals, cycles, verdicts, {run.key for run in ledger.runs()}
-
-
 def test_interrupted_at_any_write_it_comes_to_the_same_end(tmp_path, bench, monkeypatch):
     bench.level = {"gated_delta_net": 0.5, "keep_1": 0.9, "keep_2": 0.1, "keep_4": 0.6}
     bench.rejected = {"keep_3"}
-    writes, fatal = [0], [0]
-
-    def counted(write):
-        def wrapped(ledger, record):
-            writes[0] += 1
-            if writes[0] == fatal[0] and fatal[0] % 2:
-                raise KeyboardInterrupt
-            kept = write(ledger, record)
-            if writes[0] == fatal[0]:
-                raise KeyboardInterrupt
-            return kept
-
-        return wrapped
-
-    for name in ("put_cycle", "add_proposal", "add_verification", "add_verdict"):
-        monkeypatch.setattr(Ledger, name, counted(getattr(Ledger, name)))
+    writes = Writes(monkeypatch)
     monkeypatch.setattr("archer.judge.sequential.MOST_SEEDS", 2)
     campaign(tmp_path / "whole", preset=(LOW, HIGH))
-    expected, total = records_of(tmp_path / "whole"), writes[0]
+    expected, total = records_of(tmp_path / "whole"), writes.count
     assert [p[1] for p in expected[0]] == [
         *["keep_1"] * 3, "keep_2", "keep_3", *["keep_4"] * 3
     ]  # fmt: skip
     for point in range(2, total, 7):
-        writes[0], fatal[0] = 0, point
+        writes.interrupt(point)
         with pytest.raises(KeyboardInterrupt):
             campaign(tmp_path / str(point), preset=(LOW, HIGH))
         campaign(tmp_path / str(point), preset=(LOW, HIGH))
@@ -379,14 +243,6 @@ def test_a_single_cycles_name_stands_for_one_text_too(tmp_path, bench):
     researcher = Unimaginative()
     names = [run(tmp_path, preset=TINY, researcher=researcher, resources=CPU).proposal.rule for _ in "ab"]
     assert names == ["decay_2", "decay_3"]
-
-
-class Listener(Watcher):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 class Silent:
@@ -499,23 +355,6 @@ def test_wrong_input_writes_nothing(tmp_path, asked, message):
     with pytest.raises(UserError, match=message):
         campaign(tmp_path / "project", **asked)
     assert not (tmp_path / "project").exists()
-
-
-class Canned:
-    """A model that answers at once: a rule that keeps a little less each time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def ask(self, messages):
-        self.count += 1
-        made = {
-            "parent": "delta_net", "slot": "retain", "name": f"canned_{self.count}", "title": "Keeps less",
-            "code": f"def retain(S):\n    return {1 - self.count / 10} * S\n", "insights": "", "issue": "",
-            "reasoning": "r", "lessons": "", "per_task": {}, "cites": [], "equation": "",
-            "predictions": {task: [0.5, 0.4, 0.6] for task in TASKS},
-        }  # fmt: skip
-        return Reply(json.dumps(made), "canned", 100, 20, 0.25)
 
 
 def test_a_model_is_recorded_and_replayed_to_the_same_ledger(tmp_path, bench):

@@ -62,8 +62,11 @@ def test_a_taken_name_gets_a_number():
     assert with_free_name(replace(BLANK, rule="new"), known).rule == "new"
 
 
-def test_an_error_in_the_background_is_raised_once():
-    work = Ahead(lambda: 1 / 0)
+def test_an_error_in_the_background_is_raised_once_and_for_its_candidate():
+    done = []
+    work = Ahead(lambda number: done.append(1 / (number - 3)), range(1, 5))
+    work.check(2)
     with pytest.raises(ZeroDivisionError):
-        work.check()
-    work.check()
+        work.check(3)
+    work.check(3)
+    assert len(done) == 2

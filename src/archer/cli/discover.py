@@ -40,6 +40,12 @@ def command(
             "alone; or the rungs, as quick,full. Default: baseline with a GPU, else smoke.",
         ),
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--at-once", min=1, help="Candidates that are trained together. Default: one for each GPU."
+        ),
+    ] = None,
     share: Annotated[
         float,
         typer.Option("--share", min=0, max=1, help="Share of proposals left to luck, for comparison."),
@@ -48,7 +54,8 @@ def command(
     """Candidate after candidate, unattended, with a summary.
 
     Each is proposed, verified, trained and judged under the cheapest preset, and under the next one as long
-    as it may still beat the reference on all six tasks. The next one is proposed meanwhile.
+    as it may still beat the reference on all six tasks. The next one is proposed meanwhile. With several GPUs
+    (or --at-once) several are trained together under the cheapest preset.
 
     Interrupted at any moment, the same command continues. After a finished campaign it begins the next.
 
@@ -70,7 +77,7 @@ def command(
     with LiveWatcher() as watcher:
         found = discover(
             place.project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=presets,
-            share=share, resources=place.resources(), watcher=watcher, **asked,
+            at_once=at_once, share=share, resources=place.resources(), watcher=watcher, **asked,
         )  # fmt: skip
     _print(found, max_gpu_hours)
 

@@ -1,9 +1,12 @@
 """A campaign: candidate after candidate, each as far up a ladder of presets as it gets, unattended.
 
 A candidate is proposed and verified, then trained and judged under the cheapest preset; one cycle of the
-ledger for every rung it reaches (`archer.cycle.ladder` says who goes up). While a candidate trains, the next
-one is proposed and verified in the background; that proposal knows everything but what the candidate in
-training finds, and knows no more if it is made later.
+ledger for every rung it reaches (`archer.cycle.ladder` says who goes up).
+
+Candidates come in rounds, of one for each GPU. A round is trained together under the cheapest preset; then
+its candidates are judged, and climb, one after the other. Meanwhile the next round is proposed and verified
+in the background. A proposal knows everything but what its own round and the round before it find, and knows
+no more if it is made later.
 
 The ledger says where a campaign stands: each of its cycles bears the campaign's number, what was asked for
 and when it began. So the same call continues an interrupted campaign, the unfinished cycle first. A campaign
@@ -19,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history, say_fallback
+from archer.cycle.cycle import ATTEMPTS, Result, carry_out, describe_history, first_runs, say_fallback
 from archer.cycle.laboratory import Laboratory, open_laboratory, repeats
 from archer.cycle.ladder import Rung, above, held_back, ladder_of
 from archer.cycle.project import DEFAULT, now
@@ -32,6 +35,7 @@ from archer.report.summary import Spent
 
 if TYPE_CHECKING:
     from archer.cycle.team import Ahead, Team
+    from archer.fleet.run import Run
     from archer.report.summary import Campaign
     from archer.research.researcher import Context, Researcher
 
@@ -82,15 +86,24 @@ class _Step:
 
 @dataclass
 class _Course:
-    """A campaign on its way. ahead: what goes on in the background. over: nothing more is to be kept."""
+    """A campaign on its way. at_once: candidates in a round. ahead: what goes on in the background. over:
+    nothing more is to be kept."""
 
     lab: Laboratory
     ladder: tuple[Rung, ...]
     asked: _Asked
     team: Team
     clock: Callable[[], str]
+    at_once: int = 1
     ahead: Ahead | None = None
     over: bool = False
+
+    def round_of(self, number: int, later: int = 0) -> range:
+        """The candidates of the round of this one, or of a round so many later (earlier: below 0)."""
+        first = ((number - 1) // self.at_once + later) * self.at_once + 1
+        cycles = self.asked.words["cycles"]
+        end = first + self.at_once
+        return range(first, end if cycles is None else min(end, cycles + 1))
 
 
 def discover(
@@ -100,6 +113,7 @@ def discover(
     hours: float | None = None,
     max_gpu_hours: float | None = None,
     preset: str | Preset | Sequence[Preset] | None = None,
+    at_once: int | None = None,
     history: str | Path | None = None,
     seed: int = 0,
     share: float = 0.1,
@@ -112,10 +126,12 @@ def discover(
     or its training processes have spent `max_gpu_hours` on GPUs.
 
     preset: the top of the ladder, or its rungs (see `ladder_of`); None: quick and baseline where there is a
-    GPU, else smoke. share: of all proposals, how many are left to luck (random changes, and the best rule
-    under new seeds). A candidate that is rejected, diverges or breaks stops nothing. Interrupted, the same
-    call continues; where it is over, the same call begins the next campaign. A cycle that a limit cut off is
-    the first of the next campaign. clock: the time now, ISO 8601.
+    GPU, else smoke. at_once: how many candidates are trained together; None: one for each GPU. share: of all
+    proposals, how many are left to luck (random changes, and the best rule under new seeds).
+
+    A candidate that is rejected, diverges or breaks stops nothing. Interrupted, the same call continues;
+    where it is over, the same call begins the next campaign. A cycle that a limit cut off is the first of the
+    next campaign. clock: the time now, ISO 8601.
 
     Raises UserError for wrong input, before anything is written.
     """
@@ -123,21 +139,22 @@ def discover(
     from archer.research.structured import StructuredResearcher
 
     resources = resources or Resources()
-    _check(cycles, hours, max_gpu_hours, share)
+    _check(cycles, hours, max_gpu_hours, share, at_once)
     ladder = ladder_of(preset, resources.device)
     _check_end(cycles, hours, resources)
     for rung in ladder:
         check_race(resources, rung.preset.name)
         check_resources(resources, rung.preset.settings)
-    team = Team(researcher or StructuredResearcher(), share)
+    team, at_once = Team(researcher or StructuredResearcher(), share), at_once or _gpus(resources) or 1
     words = {
         "cycles": cycles, "hours": hours, "gpu_hours": max_gpu_hours, "share": share,
         "researcher": team.name, "ladder": list(dict.fromkeys(rung.preset.name for rung in ladder)),
+        **({"at_once": at_once} if at_once > 1 else {}),
     }  # fmt: skip
     with open_laboratory(
         project, ladder[0].preset, history=history, seed=seed, resources=resources, watcher=watcher
     ) as lab:
-        course = _Course(lab, ladder, _continued(lab, words, clock), team, clock)
+        course = _Course(lab, ladder, _continued(lab, words, clock), team, clock, at_once)
         lab.watcher.phase("history", describe_history(lab))
         try:
             _loop(course)
@@ -146,11 +163,14 @@ def discover(
         return _summary(course)
 
 
-def _check(cycles: int | None, hours: float | None, max_gpu_hours: float | None, share: float) -> None:
+def _check(
+    cycles: int | None, hours: float | None, max_gpu_hours: float | None, share: float, at_once: int | None
+) -> None:
     if cycles is None and hours is None and max_gpu_hours is None:
         raise UserError("a campaign needs an end: give cycles or hours (--cycles 10 or --hours 8)")
-    if cycles is not None and cycles < 1:
-        raise UserError(f"cycles is {cycles}: expected 1 or more")
+    for name, count in (("cycles", cycles), ("at_once", at_once)):
+        if count is not None and count < 1:
+            raise UserError(f"{name} is {count}: expected 1 or more")
     for name, value in (("hours", hours), ("max_gpu_hours", max_gpu_hours)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} is {value}: expected a number above 0")
@@ -319,10 +339,10 @@ def _at(course: _Course, rung: Rung, rest_seconds: float) -> Laboratory:
 
 
 def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
-    """Takes one step to its end; meanwhile the next proposal is made."""
+    """Takes one step to its end; meanwhile the next round is proposed."""
     cycle = step.cycle or lab.begin(KIND, **course.asked.settings(step.number))
     if course.ahead:
-        course.ahead.check()
+        course.ahead.check(step.number)
     proposal = step.proposal or _proposed(course, lab, step.number)
     if not proposal.promoted_from:
         say_fallback(lab, proposal)
@@ -331,9 +351,11 @@ def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
     kept = _verification(lab, proposal)
     if kept and kept.passed:
         lab.found[proposal.rule], lab.verified[proposal.id] = proposal.source, kept
-    if proposal.promoted_from or (kept and kept.passed):
-        _propose_ahead(course, step.number + 1)
-    result = carry_out(lab, cycle, proposal)
+    beside = [] if proposal.promoted_from else _rest_of_round(course, lab, step.number)
+    if proposal.promoted_from or beside or (kept and kept.passed):
+        _propose_ahead(course, step.number + 1, course.round_of(step.number, 1).stop)
+    lab.along = _runs_along(lab, beside)
+    result = _carried_out(lab, cycle, proposal)
     if course.ahead:
         course.ahead.wait()
     if result.verdict and not proposal.promoted_from:
@@ -341,45 +363,105 @@ def _take(course: _Course, lab: Laboratory, step: _Step) -> Result:
     return result
 
 
-def _propose_ahead(course: _Course, number: int) -> None:
-    """Makes the proposal of candidate `number` in the background, where there is to be one."""
+def _propose_ahead(course: _Course, first: int, end: int) -> None:
+    """Makes the proposals from candidate `first`, the first that no cycle has taken up, to before `end` in
+    the background. Not while an error there waits for its candidate."""
     from archer.cycle.team import Ahead
 
-    cycles = course.asked.words["cycles"]
-    if cycles is None or number <= cycles:
+    if first < end and not (course.ahead and course.ahead.error):
         quiet = replace(course.lab, watcher=Watcher(), found={}, verified={})
-        course.ahead = Ahead(lambda: _proposed(course, quiet, number))
+        course.ahead = Ahead(
+            lambda number: course.over or _proposed(course, quiet, number, number - first), range(first, end)
+        )
 
 
-def _proposed(course: _Course, lab: Laboratory, number: int) -> ProposalRecord:
+def _rest_of_round(course: _Course, lab: Laboratory, number: int) -> list[ProposalRecord]:
+    """The proposals after candidate `number` in its round that passed verification; waits for them."""
+    count = course.round_of(number).stop - number - 1
+    missing = count - len(_tries(course))
+    if missing > 0:
+        lab.watcher.phase("propose", f"{course.team.name}, {missing} more to train together")
+    if count:
+        _propose_ahead(course, number + 1, course.round_of(number).stop)
+    if course.ahead:
+        course.ahead.wait()
+    made = [tried[-1] for tried in _tries(course)[:count]]
+    passed = [one for one in made if (kept := _verification(lab, one)) and kept.passed]
+    lab.found.update({one.rule: one.source for one in passed if not repeats(one)})
+    return passed
+
+
+def _runs_along(lab: Laboratory, proposals: Sequence[ProposalRecord]) -> tuple[Run, ...]:
+    """What the cycles of these proposals will train first and the ledger does not know."""
+    runs: dict[str, Run] = {}
+    for proposal in proposals:
+        try:
+            runs.update({run.key: run for run in first_runs(lab, proposal)})
+        except Exception as error:
+            if _needs_the_user(error):
+                raise
+            lab.watcher.note(f"{proposal.rule} does not train with the others: {_named(error)}")
+    known = {record.key for record in lab.ledger.runs(keys=[*runs])} if runs else set()
+    return tuple(run for key, run in runs.items() if key not in known)
+
+
+def _carried_out(lab: Laboratory, cycle: CycleRecord, proposal: ProposalRecord) -> Result:
+    """A cycle to its end. Where training together breaks, it trains on its own: whoever broke it will break
+    its own cycle alone."""
+    try:
+        return carry_out(lab, cycle, proposal)
+    except Exception as error:
+        if not lab.along or _needs_the_user(error):
+            raise
+        lab.watcher.note(f"training together broke, {proposal.rule} trains on its own: {_named(error)}")
+        lab.along = ()
+        return carry_out(lab, cycle, proposal)
+
+
+def _proposed(course: _Course, lab: Laboratory, number: int, place: int = 0) -> ProposalRecord:
     """The proposal of candidate `number`: the first that passes verification, or the last of `ATTEMPTS`.
 
-    What the ledger holds of it, made ahead or before an interruption, is not made again.
+    What the ledger holds of it, made ahead or before an interruption, is not made again. place: how many
+    candidates come before it that no cycle has taken up.
     """
     lab = replace(lab, preset=course.ladder[0].preset)
-    tried = _untaken(course)
+    tried = next(iter(_tries(course)[place:]), [])
     while True:
         if tried:
             found = _verification(lab, tried[-1]) or _verify(lab, tried[-1])
             if found.passed or len(tried) >= ATTEMPTS:
                 return tried[-1]
         lab.watcher.phase("propose", course.team.name)
-        made = course.team.propose(_context(course, lab, number))
+        made = course.team.propose(_context(course, lab, number, place))
         if course.over:
             return made
         lab.ledger.add_proposal(made)
         tried.append(made)
 
 
+def _tries(course: _Course) -> list[list[ProposalRecord]]:
+    """The untaken proposals by candidate: those that were rejected, and then its own. Of the last candidate
+    the own one may be missing."""
+    tries: list[list[ProposalRecord]] = [[]]
+    for proposal in _untaken(course):
+        tries[-1].append(proposal)
+        kept = _verification(course.lab, proposal)
+        if kept and (kept.passed or len(tries[-1]) == ATTEMPTS):
+            tries.append([])
+    return [tried for tried in tries if tried]
+
+
 def _untaken(course: _Course) -> list[ProposalRecord]:
     """The proposals that no cycle has taken up, since the last one that a cycle took: the campaign's, and
-    one that was made ahead in the campaign before."""
+    those that were made ahead in the campaign before."""
     taken, since = {cycle.proposal for cycle in course.lab.ledger.cycles()}, _since(course)
     untaken: list[ProposalRecord] = []
     for proposal in course.lab.ledger.proposals():
-        if proposal.id in taken and not proposal.promoted_from:
+        if proposal.promoted_from:
+            continue
+        if proposal.id in taken:
             untaken = []
-        elif proposal.id not in taken and proposal.created_at >= since:
+        elif proposal.created_at >= since:
             untaken.append(proposal)
     return untaken
 
@@ -398,10 +480,19 @@ def _since(course: _Course) -> str:
     return min([course.asked.started, *(cycle.started_at for cycle in _cycles(course)), *same])
 
 
-def _context(course: _Course, lab: Laboratory, number: int) -> Context:
-    """What the proposal of candidate `number` knows: all but what the candidate before it finds."""
-    before = [cycle.proposal for cycle in _cycles(course) if cycle.settings["number"] == number - 1]
-    return lab.context(before[0] if before else None, course.asked.words["ladder"])
+def _context(course: _Course, lab: Laboratory, number: int, place: int) -> Context:
+    """What the proposal of candidate `number` knows: all but what its round and the one before it find. A
+    rule of its own round is no parent to it, so that no candidate stands or falls with another one there.
+    """
+    since, cycles, untaken = course.round_of(number, -1).start, _cycles(course), _tries(course)
+    begun = {cycle.proposal: cycle.settings["number"] for cycle in cycles if cycle.proposal}
+    waiting = {one.id: number - place + k for k, tried in enumerate(untaken) for one in tried}
+    pending = {name: at for name, at in (begun | waiting).items() if at >= since}
+    context = lab.context(pending, course.asked.words["ladder"])
+    own = {name for name, at in pending.items() if at in course.round_of(number)}
+    beside = {one.rule for one in context.proposals if one.id in own and not repeats(one)}
+    sources = {rule: source for rule, source in context.sources.items() if rule not in beside}
+    return replace(context, sources=sources)
 
 
 def _verification(lab: Laboratory, proposal: ProposalRecord) -> VerificationRecord | None:
@@ -456,10 +547,14 @@ def _needs_the_user(error: Exception) -> bool:
 
 def _fail(lab: Laboratory, cycle: CycleRecord, error: Exception) -> None:
     """Ends a cycle that broke; what it had put into the ledger stays there."""
-    message = f"{type(error).__name__}: {error}"
+    message = _named(error)
     kept = lab.ledger.cycles(id=cycle.id)[0]
     lab.put(kept, state="failed", finished_at=now(), message=message)
     lab.watcher.note(f"cycle {cycle.id} broke: {message}")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _standing(course: _Course, step: _Step, spent: Spent, rest: float) -> str:
@@ -505,7 +600,7 @@ def _unjudged(verdict: VerdictRecord) -> str:
 
 
 def _proposals(course: _Course) -> list[ProposalRecord]:
-    """The campaign's proposals: those of its cycles, those rejected on the way, and one made ahead."""
+    """The campaign's proposals: those of its cycles, those rejected on the way, and those made ahead."""
     own = {cycle.proposal for cycle in _cycles(course)}
     others = {cycle.proposal for cycle in course.lab.ledger.cycles()} - own
     return [
@@ -545,9 +640,9 @@ def _left_over(course: _Course) -> list[str]:
     cut = [cycle for cycle in _cycles(course) if cycle.state == "running"]
     names = [p.rule for cycle in cut for p in course.lab.ledger.proposals(id=cycle.proposal or "")]
     said = [f"The limit cut off {name}; the next campaign goes on with it." for name in names]
-    made = _untaken(course)[-1:]
     return said + [
-        f"{p.rule} was proposed and is not tried yet; the next campaign takes it up." for p in made
+        f"{tried[-1].rule} was proposed and is not tried yet; the next campaign takes it up."
+        for tried in _tries(course)
     ]
 
 

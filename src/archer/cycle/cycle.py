@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archer.cycle.laboratory import Laboratory, accepted_in, company, open_laboratory, repeats
-from archer.cycle.measuring import Judging, confirm_win, gather, settle
+from archer.cycle.measuring import Company, Judging, confirm_win, gather, settle
 from archer.cycle.plan import check_schedule, get_preset, named_subject, read_rule_file, recipe_of
 from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.launch import available_devices
-from archer.fleet.run import Subject
+from archer.fleet.run import Run, Subject
 from archer.ledger.records import (
+    TASKS,
     Comparison,
     ConfirmationRecord,
     CycleRecord,
@@ -38,6 +39,7 @@ from archer.rules import BASE, REFERENCE, rule_names
 if TYPE_CHECKING:
     import pandas as pd
 
+    from archer.cycle.reach import Reach
     from archer.research.researcher import Researcher
 
 ATTEMPTS = 5
@@ -310,12 +312,11 @@ def _train_and_judge(
 ) -> Result:
     from archer.judge import Pair, compare
 
-    names = tuple(dict.fromkeys((proposal.rule, *company(proposal))))
     *first, last = company(proposal)
     lab.watcher.phase("train", f"{proposal.rule} beside {', '.join(first)} and {last}")
     began = time.monotonic()
-    stood_for = None if proposal.rule in rule_names() else proposal.rule
-    together, reach = gather(lab, [lab.subject(name) for name in names], recipe_of(lab.preset), stood_for)
+    together, reach = _beside(lab, proposal)
+    names = tuple(together.subjects)
     others = dict.fromkeys((proposal.parent, REFERENCE))
     pairs = {other: Pair(proposal.rule, other, reach.same(proposal.rule, other)) for other in others}
     confirmation = None
@@ -336,6 +337,19 @@ def _train_and_judge(
     beside = (compare(records, BASE, REFERENCE, preset=lab.preset.name),)
     closed = _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records), beside)
     return replace(closed, confirmations=(confirmation,) if confirmation else ())
+
+
+def _beside(lab: Laboratory, proposal: ProposalRecord) -> tuple[Company, Reach]:
+    """A proposal's rule beside its company."""
+    names = dict.fromkeys((proposal.rule, *company(proposal)))
+    stood_for = None if proposal.rule in rule_names() else proposal.rule
+    return gather(lab, [lab.subject(name) for name in names], recipe_of(lab.preset), stood_for)
+
+
+def first_runs(lab: Laboratory, proposal: ProposalRecord) -> list[Run]:
+    """What a cycle of this proposal trains, its company included, where the seeds come all at once."""
+    together, _ = _beside(lab, proposal)
+    return together.runs(lab.seeds(proposal), dict.fromkeys(together.subjects, TASKS))
 
 
 def _keys(records: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a researcher may know: from the ledger and the history of a laboratory to a `Context`.
 
-A proposal may be made while the candidate before it trains. So that it is the same whenever it is made, and
-after an interruption too, what that candidate's training finds can be left out (`pending`).
+A proposal may be made while candidates before it train. So that it is the same whenever it is made, and
+after an interruption too, what their training finds can be left out (`pending`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from archer.cycle.laboratory import repeats
 from archer.cycle.project import now
 from archer.ledger.records import ProposalRecord, RunRecord, VerdictRecord, VerificationRecord
 from archer.rules import get_rule, rule_names
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from archer.research.researcher import Context, Measurement
 
 
-def known(lab: Laboratory, pending: str | None = None, presets: Iterable[str] = ()) -> Context:
+def known(lab: Laboratory, pending: Iterable[str] = (), presets: Iterable[str] = ()) -> Context:
     """Everything that decides a proposal.
 
-    pending: a proposal whose runs and verdicts are left out, as if it were still training. presets: others
+    pending: proposals whose runs and verdicts are left out, as if they were still training. presets: others
     than the laboratory's whose results count too, each as a source of its own.
     """
     from archer.judge import track_record
@@ -33,17 +34,17 @@ def known(lab: Laboratory, pending: str | None = None, presets: Iterable[str] = 
 
     ledger, preset = lab.ledger, lab.preset
     origins = {p.id: p.promoted_from or p.id for p in ledger.proposals()}
-    pending = origins.get(pending or "", pending)
+    left_out = frozenset(origins.get(proposal, proposal) for proposal in pending)
     proposals = tuple(p for p in ledger.proposals() if not p.promoted_from)
     verifications = ledger.verifications()
     rejected = {v.rule: v for v in verifications if not v.passed}
-    verdicts = _of_origins(ledger.verdicts(), origins, pending)
+    verdicts = _of_origins(ledger.verdicts(), origins, left_out)
     sources = {name: get_rule(name).source for name in rule_names()} | lab.accepted()
     names = tuple(setting.name for setting in preset.settings)
     return Context(
         sources=sources,
         history=history_measurements(lab.history, sources),
-        measured=_measured(lab, (preset.name, *presets), pending, origins),
+        measured=_measured(lab, (preset.name, *presets), left_out, origins),
         proposals=proposals,
         verdicts=verdicts,
         rejections=tuple(Rejection(p.id, why(rejected[p.rule])) for p in proposals if p.rule in rejected),
@@ -80,15 +81,15 @@ def stand_ins(
 
 
 def _of_origins(
-    verdicts: Sequence[VerdictRecord], origins: Mapping[str, str], pending: str | None
+    verdicts: Sequence[VerdictRecord], origins: Mapping[str, str], pending: frozenset[str]
 ) -> tuple[VerdictRecord, ...]:
     """Verdicts under the proposal that was first made for their rule, a promotion's too."""
     own = (replace(v, proposal=origins.get(v.proposal, v.proposal)) for v in verdicts)
-    return tuple(verdict for verdict in own if pending is None or verdict.proposal != pending)
+    return tuple(verdict for verdict in own if verdict.proposal not in pending)
 
 
 def _measured(
-    lab: Laboratory, presets: Sequence[str], pending: str | None, origins: Mapping[str, str]
+    lab: Laboratory, presets: Sequence[str], pending: frozenset[str], origins: Mapping[str, str]
 ) -> tuple[Measurement, ...]:
     """Each preset's score table; presets are never mixed."""
     from archer.ledger.summary import score_table
@@ -102,16 +103,20 @@ def _measured(
 
 
 def _settled(
-    ledger: Ledger, runs: tuple[RunRecord, ...], pending: str | None, origins: Mapping[str, str]
+    ledger: Ledger, runs: tuple[RunRecord, ...], pending: frozenset[str], origins: Mapping[str, str]
 ) -> tuple[RunRecord, ...]:
-    """The runs without those that are trained for the pending proposal, whether its cycle is over or not."""
+    """The runs without those that are trained for the pending proposals, whether their cycles are over or
+    not. A new rule's may be older than its cycle: it was trained together with another, a campaign ago."""
     cycles = ledger.cycles()
-    own = {cycle.id for cycle in cycles if origins.get(cycle.proposal or "") == pending}
-    if pending is None or not own:
-        return runs
-    began = min(cycle.started_at for cycle in cycles if cycle.id in own)
+    own = {cycle.id for cycle in cycles if origins.get(cycle.proposal or "") in pending}
     others = {key for cycle in cycles if cycle.id not in own for key in cycle.run_keys}
-    return tuple(run for run in runs if run.key in others or run.finished_at < began)
+    new = {p.rule for p in ledger.proposals() if p.id in pending and not repeats(p)}
+    began = min((cycle.started_at for cycle in cycles if cycle.id in own), default=None)
+    return tuple(
+        run
+        for run in runs
+        if run.key in others or (run.rule not in new and (began is None or run.finished_at < began))
+    )
 
 
 def _whole_seeds(runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:

@@ -56,6 +56,8 @@ class Laboratory:
     verified: dict[str, VerificationRecord] = field(default_factory=dict)
     """Verifications that need not be made again, by proposal."""
     judging: Judging = field(default_factory=Judging)
+    along: tuple[Run, ...] = ()
+    """Runs of other proposals that the next training takes along, so that they are trained together."""
 
     def __post_init__(self) -> None:
         for name, source in _loadable(self.ledger, self.watcher.note).items():
@@ -102,7 +104,7 @@ class Laboratory:
 
     # What a researcher may know
 
-    def context(self, pending: str | None = None, presets: Iterable[str] = ()) -> Context:
+    def context(self, pending: Iterable[str] = (), presets: Iterable[str] = ()) -> Context:
         """Everything that decides a proposal, from the ledger and the history (see `known`)."""
         from archer.cycle.knowledge import known
 
@@ -184,16 +186,23 @@ class Laboratory:
     # Training and judging
 
     def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
-        """Records of all these runs; trains those that the ledger lacks. Takes its time off the budget."""
-        began = time.monotonic()
+        """Records of all these runs; trains those that the ledger lacks, and those that go along. Takes its
+        time off the budget."""
+        began, wanted = time.monotonic(), tuple(runs)
+        names = {run.subject.name for run in wanted}
+        others = dict.fromkeys(one.subject.name for one in self.along if one.subject.name not in names)
+        if others:
+            self.watcher.note(f"together with {', '.join(others)}")
         found = train_missing(
-            self.ledger, self.project, tuple(runs), self.preset.name, self.resources, self.watcher
+            self.ledger, self.project, (*wanted, *self.along), self.preset.name, self.resources, self.watcher
         )
+        self.along = ()
         budget = self.resources.budget_seconds
         if budget is not None:
             left = max(1e-3, budget - (time.monotonic() - began))
             self.resources = replace(self.resources, budget_seconds=left)
-        return found
+        keys = {run.key for run in wanted}
+        return tuple(record for record in found if record.key in keys)
 
     @property
     def confirms(self) -> bool:

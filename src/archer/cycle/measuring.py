@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from archer.cycle.plan import runs_of
 from archer.errors import UserError
-from archer.fleet.run import Recipe, Subject
+from archer.fleet.run import Recipe, Run, Subject
 from archer.ledger.records import TASKS, Comparison, ConfirmationRecord, RunRecord
 
 if TYPE_CHECKING:
@@ -69,28 +69,34 @@ class Company:
 
         Raises TimeIsUp where the budget of time ended before the training.
         """
-        settings = self.lab.preset.settings
-        places = {
-            (rule, setting.name): self._origin(rule, setting.name)
-            for rule, tasks in wanted.items()
-            for setting in settings
-            if setting.task in tasks
-        }
-        sources = {(origin, name) for (_, name), origin in places.items()}
-        trained = {rule: [s for s in settings if (rule, s.name) in sources] for rule in self.subjects}
-        runs = [
-            run
-            for rule, where in trained.items()
-            for run in runs_of(self.subjects[rule], self.lab.preset, self.recipe, where, seeds)
-        ]
-        records = self.lab.train(runs)
+        records = self.lab.train(self.runs(seeds, wanted))
         stand_ins = [
             replace(one, rule=rule, rule_hash=self.subjects[rule].hash, key=f"{one.key}=")
-            for (rule, name), origin in places.items()
+            for (rule, name), origin in self._places(wanted).items()
             for one in records
             if rule != origin and (one.rule, one.setting) == (origin, name)
         ]
         return [*records, *stand_ins]
+
+    def runs(self, seeds: Iterable[int], wanted: Mapping[str, Sequence[str]]) -> list[Run]:
+        """What is trained for these rules on their tasks."""
+        sources = {(origin, name) for (_, name), origin in self._places(wanted).items()}
+        settings = self.lab.preset.settings
+        trained = {rule: [s for s in settings if (rule, s.name) in sources] for rule in self.subjects}
+        return [
+            run
+            for rule, where in trained.items()
+            for run in runs_of(self.subjects[rule], self.lab.preset, self.recipe, where, seeds)
+        ]
+
+    def _places(self, wanted: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
+        """Each rule and setting to the rule that is trained for it there."""
+        return {
+            (rule, setting.name): self._origin(rule, setting.name)
+            for rule, tasks in wanted.items()
+            for setting in self.lab.preset.settings
+            if setting.task in tasks
+        }
 
     def _origin(self, rule: str, setting: str) -> str:
         """The rule that is trained where this one is wanted."""

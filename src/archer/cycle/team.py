@@ -107,9 +107,11 @@ class Models:
 
 @dataclass
 class Ahead:
-    """Work that goes on in the background. Its error, if it ends with one, waits for `check`."""
+    """Work on candidates that goes on in the background, one after the other by number. An error ends it, and
+    waits for `check`."""
 
-    work: Callable[[], object]
+    work: Callable[[int], object]
+    numbers: Sequence[int]
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -118,7 +120,9 @@ class Ahead:
 
     def _run(self) -> None:
         try:
-            self.work()
+            for number in self.numbers:
+                self._number = number
+                self.work(number)
         except BaseException as error:  # noqa: BLE001  raised again by `check`: this thread has nobody to tell
             self.error = error
 
@@ -126,11 +130,11 @@ class Ahead:
         """Until the work is over, whatever came of it."""
         self._thread.join()
 
-    def check(self) -> None:
-        """Waits, and raises the work's error, once."""
+    def check(self, number: int) -> None:
+        """Waits, and raises the error of the work on this candidate, or on one before it, once."""
         self.wait()
-        error, self.error = self.error, None
-        if error is not None:
+        if self.error is not None and number >= self._number:
+            error, self.error = self.error, None
             raise error
 
 
