@@ -1,6 +1,8 @@
 """Checks the Triton kernels against their plain forms on this GPU.
 
-What is printed are the relative errors of outputs and gradients.
+    python benchmarks/kernels.py
+
+Printed are the relative errors of outputs and gradients. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ def compare(
 
 
 def main() -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks/kernels.py needs a CUDA device; this machine has none")
     enable_kernels()
     results = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -23,7 +23,7 @@ that the interval says more than how the dice fell, every repeat leaves a random
 what the searcher sees is the mean over seeds drawn with replacement; the best decile is that of all seeds.
 Repeats share most of their rules: for other rules the interval is too narrow. `resolution` says how coarse
 the question is: with one member of the best decile more or less, random order would need the other two
-numbers.
+numbers. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Make src/archer/judge/variance.json again: from runs where they repeat something, else from the history.
+"""Make src/archer/judge/variance.json again, or see what it would be by other runs.
 
-    python benchmarks/variance.py                   the run tables of results/, history where they are silent
-    python benchmarks/variance.py my_runs.csv       other run tables instead
-    python benchmarks/variance.py --history-alone   no runs at all
+    python benchmarks/variance.py                                        from the history: what is shipped
+    python benchmarks/variance.py results/quick.csv --to variance.json   from runs where they repeat something
 
-For each task the first of the presets full, baseline and quick counts whose runs repeat enough. Prints where
-each task's figure comes from; the last line is JSON: the task scores' standard deviations.
+Where runs are silent, the history speaks. For each task the first of the presets full, baseline and quick
+counts whose runs repeat enough. Prints where each task's figure comes from; the last line is JSON: the task
+scores' standard deviations.
 """
 
 from __future__ import annotations
@@ -80,22 +80,16 @@ def one_function(runs: Iterable[RunRecord]) -> list[Duplicate]:
     return [Duplicate(*place, frozenset(rules)) for place, rules in sorted(there.items()) if len(rules) > 1]
 
 
-def tables() -> list[Path]:
-    """The run tables that are kept, one for each preset."""
-    return [path for preset in PRESETS if (path := ROOT / "results" / f"{preset}.csv").exists()]
-
-
 def main() -> None:
     """Read the runs, write the file, print what it says and where that comes from."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="run tables (CSV)")
-    parser.add_argument("--history-alone", action="store_true")
+    parser.add_argument("runs", nargs="*", type=Path, help="tables of runs (CSV)")
     parser.add_argument("--to", type=Path, default=TARGET)
     arguments = parser.parse_args()
-    paths = [] if arguments.history_alone else arguments.runs or tables()
-    floors = {**from_history(), **from_runs([run for path in paths for run in read_runs(path)])}
+    runs = [run for path in arguments.runs for run in read_runs(path)]
+    floors = {**from_history(), **from_runs(runs)}
     write_variance(floors, arguments.to, NOTE)
     for task in TASKS:
         sys.stdout.write(f"{task}: {floors[task].source if task in floors else 'not known'}\n")
