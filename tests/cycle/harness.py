@@ -64,7 +64,7 @@ class Bench:
         self.level, self.device, self.wall_seconds, self.before = {}, "cpu", 0.1, lambda name: None
         self.reach = None
 
-    def train(self, ledger, project, runs, preset, resources, watcher):
+    def train(self, ledger, project, runs, preset, resources, watcher, *others):
         made = []
         try:
             self.make(made, ledger, runs, preset, resources)

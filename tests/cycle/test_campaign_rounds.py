@@ -83,6 +83,17 @@ def test_a_proposal_knows_nothing_of_its_round_nor_of_the_one_before(tmp_path, b
             assert {k for k in range(1, 7) if f"'{name}{k}'" in results} == {1, 2}
 
 
+def test_a_rule_of_the_same_round_is_no_parent(tmp_path, bench):
+    class Looking(Numbered):
+        def propose(self, context):
+            parents = [name for name in context.sources if name.startswith("keep")]
+            return replace(super().propose(context), reason=f"of {parents}")
+
+    found = rounds(tmp_path, Looking(), cycles=4)
+    before = ["of []", "of []", "of ['keep_1', 'keep_2']", "of ['keep_1', 'keep_2']"]
+    assert [p.reason for p in found.campaign.proposals] == before
+
+
 def test_one_at_once_is_the_ledger_of_before(tmp_path, bench):
     with_one, without = (
         rounds(tmp_path / str(count), cycles=3, at_once=count, preset=(LOW, HIGH)) for count in (1, None)
@@ -242,9 +253,6 @@ def test_the_search_and_luck_propose_a_round_without_doing_anything_twice(tmp_pa
     assert len({p.rule for p in new}) == len({p.source for p in new}) == len(new)
     assert len({p.id for p in proposals}) == len(proposals)
     assert states(found) == ["finished"] * 9
-    for first in range(0, 9, 3):
-        beside = {p.rule for p in proposals[first : first + 3] if p in new}
-        assert not beside & {p.parent for p in proposals[first : first + 3]}
     assert len(bench.trained) == len(set(bench.trained))
     repeated = [p for p in proposals if p.researcher == "repeat"]
     seeds = [
