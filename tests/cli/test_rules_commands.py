@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.program import archer, data, output, refusal
+from tests.cli.project import CANDIDATE, RULE, write_project
 
 from archer.rules import get_rule, rule_names
 from archer.rules.compose import compose, grammar
@@ -100,6 +101,18 @@ def test_an_exported_rule_works_where_there_is_only_torch(tmp_path: Path) -> Non
     assert "--force" in refusal("export", "hybrid", "--to", tmp_path / "out")
 
 
+def test_a_projects_rule_is_exported_by_its_name_and_with_its_ancestors(tmp_path: Path) -> None:
+    folder, out = write_project(tmp_path / "project"), tmp_path / "out"
+    named = data("export", CANDIDATE, "-p", folder, "--to", out, "--json")
+    assert json.loads(named)["hash"] == RULE.hash
+    (tmp_path / "child.py").write_text(
+        f'"""Child."""\nparent = "{CANDIDATE}"\n\ndef read(o):\n    return 2 * o\n'
+    )
+    child = json.loads(data("export", tmp_path / "child.py", "-p", folder, "--to", out, "--json"))
+    assert "0.9" in Path(child["function"]).read_text()
+    assert f"did you mean '{CANDIDATE}'" in refusal("export", CANDIDATE[:-1], "-p", folder, "--to", out)
+
+
 def test_wrong_input(tmp_path: Path) -> None:
     assert "did you mean 'hybrid'" in refusal("rules", "hybrd")
     assert "no slots" in refusal("rules", "gla")
@@ -110,3 +123,5 @@ def test_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "--to" in refusal("export", "softmax", "--to", tmp_path / "file")
     assert "no_such.py" in refusal("export", "no_such.py", "--to", tmp_path)
+    assert "give a Python file, such as my_rule.py" in refusal("verify", "decay")
+    assert "give a Python file, such as my_rule.py" in refusal("try", "decay")

@@ -18,22 +18,28 @@ if TYPE_CHECKING:
 def command(
     rules: Annotated[
         list[str],
-        typer.Argument(help="Rule names (the project's too), rule files, or file.py:ClassName of a module."),
+        typer.Argument(
+            metavar="RULE",
+            help="Rule names (the project's too), rule files, or file.py:ClassName of a module.",
+        ),
     ],
     training: Training,
     reference: Annotated[
-        str, typer.Option("--reference", help="The rule to compare with.")
+        str, typer.Option("--reference", metavar="RULE", help="The rule to compare with.")
     ] = "gated_delta_net",
     argument: Annotated[
-        list[str] | None, typer.Option("--argument", help="A module's constructor argument, name=JSON.")
+        list[str] | None,
+        typer.Option("--argument", metavar="NAME=JSON", help="A module's constructor argument, name=JSON."),
     ] = None,
     schedule: Annotated[
-        str, typer.Option("--schedule", help="Learning rate: constant or cosine.")
+        str, typer.Option("--schedule", metavar="NAME", help="Learning rate: constant or cosine.")
     ] = "constant",
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", help="Another model width, e.g. for equal parameters; kept as PRESET-widthN."
+            "--width",
+            metavar="N",
+            help="Another model width, e.g. for equal parameters; kept as PRESET-widthN.",
         ),
     ] = None,
     trust: Annotated[

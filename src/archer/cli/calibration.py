@@ -41,7 +41,9 @@ SHARES = "Of a budget that these researchers divide, their records earn: {}."
 
 def command(
     project: ProjectOption = DEFAULT_PROJECT,
-    researcher: Annotated[str | None, typer.Option("--researcher", help="One researcher alone.")] = None,
+    researcher: Annotated[
+        str | None, typer.Option("--researcher", metavar="NAME", help="One researcher alone.")
+    ] = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -44,15 +44,18 @@ def command(
     a: Annotated[str, typer.Argument(metavar="A", help="A rule; NAME@HASH for an earlier version of it.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The rule to compare it with.")],
     reference: Annotated[
-        str | None, typer.Option("--reference", help="Compare both with this rule as well.")
+        str | None, typer.Option("--reference", metavar="RULE", help="Compare both with this rule as well.")
     ] = None,
     project: OrProjectOption = None,
     table: FromOption = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="The preset whose runs count; the latest that both have.")
+        str | None,
+        typer.Option(
+            "--preset", metavar="NAME", help="The preset whose runs count; the latest that both have."
+        ),
     ] = None,
     margin: Annotated[
-        float, typer.Option("--margin", help="Differences smaller than this are the same.")
+        float, typer.Option("--margin", metavar="NUMBER", help="Differences smaller than this are the same.")
     ] = 0.01,
     as_json: JsonOption = False,
 ) -> None:

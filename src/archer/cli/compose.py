@@ -17,7 +17,7 @@ def command(
         str, typer.Argument(metavar="CHOICES", help="slot=rule, slot=rule(constant=number), ...")
     ],
     parent: Annotated[
-        str, typer.Option("--parent", help="The rule whose other slots stay as they are.")
+        str, typer.Option("--parent", metavar="RULE", help="The rule whose other slots stay as they are.")
     ] = "delta_net",
     write: Annotated[
         str | None, typer.Option("--write", metavar="FILE", help="Write the rule file; - for its text alone.")

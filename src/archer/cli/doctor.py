@@ -78,14 +78,15 @@ class Machine:
 
 def command(
     project: Annotated[
-        Path, typer.Option("--project", help="The project folder whose disk is looked at.")
+        Path,
+        typer.Option("--project", "-p", metavar="DIR", help="The project folder whose disk is looked at."),
     ] = Path("archer-project"),
     presets: Annotated[
         bool, typer.Option("--presets", help="Instead: how well cheap presets predict dearer ones.")
     ] = False,
     results_folder: Annotated[
         Path | None,
-        typer.Option("--results", help="With --presets: a folder with quick.csv, full.csv …"),
+        typer.Option("--results", metavar="DIR", help="With --presets: a folder with quick.csv, full.csv …"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import JsonOption
+from archer.cli.shared import DEFAULT_PROJECT, JsonOption, ProjectOption
 from archer.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 
 def command(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A rule, a composed rule, or a rule file (FILE.py).")
+        str,
+        typer.Argument(
+            metavar="NAME", help="A rule (the project's too), a composed rule, or a rule file (FILE.py)."
+        ),
     ],
+    project: ProjectOption = DEFAULT_PROJECT,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")] = Path("."),
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall, for a file of your own.")
@@ -34,12 +39,15 @@ def command(
     \b
     Examples: archer export hybrid --to models
               archer export "delta_net+retain=decay+similarity=hybrid"
+              archer export my_rule --project archer-project
     """
+    from archer.cycle.laboratory import accepted_in
     from archer.rules.export import export
     from archer.rules.text import identifier
     from archer.verify.contained import export_contained
 
-    rule = _find(name, trust)
+    known = accepted_in(project)
+    rule = _find(name, trust, known)
     if to.exists() and not to.is_dir():
         raise UserError(f"--to '{to}' is a file; give a folder, which need not exist yet")
     stem = identifier(rule.name)
@@ -48,8 +56,8 @@ def command(
         listed = " and ".join(f"'{path}'" for path in there)
         raise UserError(f"{listed} would be replaced: choose another folder with --to, or give --force")
     try:
-        if name.endswith(".py"):
-            function, layer = export_contained(rule.source, rule.name, to)
+        if name.endswith(".py") or name in known:
+            function, layer = export_contained(rule.source, rule.name, to, known)
         else:
             function, layer = export(rule, to)
     except OSError as error:
@@ -61,11 +69,16 @@ def command(
     print_note(f"{rule.name}: delta_rule_chunkwise in {function.name}, TokenMixer in {layer.name}")
 
 
-def _find(name: str, trust: bool) -> Rule:
+def _find(name: str, trust: bool, known: Mapping[str, str]) -> Rule:
+    """known: the texts of a project's rules, by name."""
     if name.endswith(".py"):
         from archer.cycle.plan import read_rule_file
 
-        return read_rule_file(Path(name), trust)
+        return read_rule_file(Path(name), trust, known)
+    if name in known:
+        from archer.verify.verification import Finder
+
+        return Finder(known)(name)
     from archer.cli.rules import find
 
-    return find(name)
+    return find(name, known)

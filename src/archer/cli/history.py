@@ -43,7 +43,8 @@ def command(
         typer.Argument(metavar="FILE", help="A table of your own, instead of the built-in ones."),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The model of FILE that the others are changes of.")
+        str | None,
+        typer.Option("--baseline", metavar="MODEL", help="The model of FILE that the others are changes of."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -37,7 +37,9 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Draw each task's baseline: solver, chance level, seconds.")
     ] = False,
-    task: Annotated[str | None, typer.Option("--task", help="One task's settings alone.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="One task's settings alone.")
+    ] = None,
     as_json: JsonOption = False,
     csv: CsvOption = None,
 ) -> None:

@@ -27,13 +27,21 @@ PROJECT = Path("archer-project")
 
 
 def command(
-    project: Annotated[Path, typer.Option("--project", "-p", help="Project folder.")] = PROJECT,
-    preset: Annotated[str, typer.Option("--preset", help="smoke, quick, baseline or full.")] = "smoke",
+    project: Annotated[
+        Path, typer.Option("--project", "-p", metavar="DIR", help="Project folder.")
+    ] = PROJECT,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="NAME", help="smoke, quick, baseline or full.")
+    ] = "smoke",
     max_submissions: Annotated[
         int | None,
-        typer.Option("--max-submissions", min=1, help="How many rules the agent may have trained."),
+        typer.Option(
+            "--max-submissions", metavar="N", min=1, help="How many rules the agent may have trained."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:1.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1.")
+    ] = None,
 ) -> None:
     """Serve the laboratory to a coding agent (MCP, stdio).
 

@@ -51,9 +51,11 @@ LONGEST_NAME = 60
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The rule's name; the file is NAME.py.")],
-    parent: Annotated[str, typer.Option("--parent", help="The rule to start from.")] = "delta_net",
-    folder: Annotated[Path, typer.Option("--to", help="Folder to write into.")] = Path(),
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The rule's name; the file is NAME.py.")],
+    parent: Annotated[
+        str, typer.Option("--parent", metavar="RULE", help="The rule to start from.")
+    ] = "delta_net",
+    folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write into.")] = Path(),
 ) -> None:
     """Write a commented rule file to start from.
 

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 def command(
     query: Annotated[
-        list[str] | None, typer.Argument(help="Words to look for, or a card's id. None lists all cards.")
+        list[str] | None,
+        typer.Argument(metavar="QUERY", help="Words to look for, or a card's id. None lists all cards."),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--folder", help="A folder with cards of your own (*.md), searched as well."),
+        typer.Option(
+            "--folder", metavar="DIR", help="A folder with cards of your own (*.md), searched as well."
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many cards at most.")] = 8,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many cards at most.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """What papers say about a mechanism: 60 cards in our own words, searched without a network.

@@ -27,13 +27,15 @@ def command(
         str | None, typer.Argument(metavar="CYCLE", help="A cycle's number; the last one if left out.")
     ] = None,
     project: ProjectOption = DEFAULT_PROJECT,
-    language: Annotated[str, typer.Option("--language", help="en or zh: the same facts.")] = "en",
+    language: Annotated[
+        str, typer.Option("--language", metavar="NAME", help="en or zh: the same facts.")
+    ] = "en",
     campaign: Annotated[
         bool, typer.Option("--campaign", help="One report on all cycles of the project.")
     ] = False,
     history: Annotated[
         Path | None,
-        typer.Option("--history", help="The table that the cycle was run with, if any."),
+        typer.Option("--history", metavar="FILE", help="The table that the cycle was run with, if any."),
     ] = None,
     decoding: Annotated[
         bool,

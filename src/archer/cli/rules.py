@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,8 +48,9 @@ def command(
         _show_list(as_json)
 
 
-def find(name: str) -> Rule:
-    """A rule by its own name, a composition's, or a history table's. Raises UserError with the nearest."""
+def find(name: str, others: Iterable[str] = ()) -> Rule:
+    """A rule by its own name, a composition's, or a history table's. Raises UserError with the nearest of
+    these and of others that could have been meant."""
     from archer.rules import get_rule, resolve_history_name, rule_names
 
     known = resolve_history_name(name)
@@ -58,7 +59,7 @@ def find(name: str) -> Rule:
 
         if name in BASELINES:
             raise UserError(f"'{name}' is a token mixer to compare with, not a rule: it has no slots to show")
-        raise unknown("rule", name, rule_names())
+        raise unknown("rule", name, (*rule_names(), *others))
     return get_rule(known or name)
 
 

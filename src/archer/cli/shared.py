@@ -36,10 +36,12 @@ ROOMY = 100
 WIDE = 120
 """From this width on the six tasks and their mean fit beside a rule with each heading on one line."""
 
-ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project folder.")]
+ProjectOption = Annotated[Path, typer.Option("--project", "-p", metavar="DIR", help="The project folder.")]
 OrProjectOption = Annotated[
     Path | None,
-    typer.Option("--project", "-p", help="The project folder.", show_default=str(DEFAULT_PROJECT)),
+    typer.Option(
+        "--project", "-p", metavar="DIR", help="The project folder.", show_default=str(DEFAULT_PROJECT)
+    ),
 ]
 FromOption = Annotated[
     Path | None,

@@ -25,22 +25,32 @@ MOST_SEEDS = 8
 """Where --until-decided ends unless --max-seeds says otherwise."""
 
 ProjectOption = Annotated[
-    Path, typer.Option("--project", "-p", help="Project folder: ledger, rules, reports.")
+    Path, typer.Option("--project", "-p", metavar="DIR", help="Project folder: ledger, rules, reports.")
 ]
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="smoke, quick, baseline or full (see `archer mad`).")
+    str, typer.Option("--preset", metavar="NAME", help="smoke, quick, baseline or full (see `archer mad`).")
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:1. Default: all GPUs, or the CPU where there is none."),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or cuda:1. Default: all GPUs, or the CPU where there is none.",
+    ),
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of mad-lab's published benchmark data, used instead of generated."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder of mad-lab's published benchmark data, used instead of generated.",
+    ),
 ]
 BudgetOption = Annotated[
     float | None,
-    typer.Option("--budget-seconds", help="Stop training after so long; the same command continues."),
+    typer.Option(
+        "--budget-seconds", metavar="SECONDS", help="Stop training after so long; the same command continues."
+    ),
 ]
 RaceOption = Annotated[
     bool,
@@ -50,21 +60,30 @@ RaceOption = Annotated[
 ]
 ModelOption = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A language model as the researcher, provider:name. Several take turns."),
+    typer.Option(
+        "--model",
+        metavar="PROVIDER:NAME",
+        help="A language model as the researcher, provider:name. Several take turns.",
+    ),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--base-url", help="An OpenAI-compatible server, with its /v1.")
+    str | None, typer.Option("--base-url", metavar="URL", help="An OpenAI-compatible server, with its /v1.")
 ]
 CostOption = Annotated[
-    float | None, typer.Option("--max-cost", min=0, help="Dollars that each model may spend in this project.")
+    float | None,
+    typer.Option(
+        "--max-cost", metavar="DOLLARS", min=0, help="Dollars that each model may spend in this project."
+    ),
 ]
 ReplayOption = Annotated[
-    Path | None, typer.Option("--replay", help="Answer from a recorded exchanges.jsonl, offline.")
+    Path | None,
+    typer.Option("--replay", metavar="FILE", help="Answer from a recorded exchanges.jsonl, offline."),
 ]
 HistoryOption = Annotated[
-    Path | None, typer.Option("--history", help="A table of past results, instead of the built-in ones.")
+    Path | None,
+    typer.Option("--history", metavar="FILE", help="A table of past results, instead of the built-in ones."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the researcher.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the researcher.")]
 
 UntilDecidedOption = Annotated[
     bool,
@@ -77,7 +96,10 @@ UntilDecidedOption = Annotated[
 MaxSeedsOption = Annotated[
     int | None,
     typer.Option(
-        "--max-seeds", min=1, help=f"With --until-decided: at most so many; {MOST_SEEDS} by default."
+        "--max-seeds",
+        metavar="N",
+        min=1,
+        help=f"With --until-decided: at most so many; {MOST_SEEDS} by default.",
     ),
 ]
 ConfirmOption = Annotated[

@@ -71,8 +71,12 @@ class _Preset:
 def command(
     project: OrProjectOption = None,
     table: FromOption = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="One preset's runs alone.")] = None,
-    select: Annotated[str, typer.Option("--select", help="The score: held_out or mad.")] = "held_out",
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="One preset's runs alone.")
+    ] = None,
+    select: Annotated[
+        str, typer.Option("--select", metavar="NAME", help="The score: held_out or mad.")
+    ] = "held_out",
     runs: Annotated[bool, typer.Option("--runs", help="One line per run instead of scores.")] = False,
     epochs: Annotated[
         bool, typer.Option("--epochs", help="Epochs until solved as well: a description, no verdict.")

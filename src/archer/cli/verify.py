@@ -22,7 +22,10 @@ def command(
         str, typer.Argument(metavar="FILE", help="A rule file, or FILE.py:CLASS for any sequence mixer.")
     ],
     parent: Annotated[
-        str | None, typer.Option("--parent", help="Compare with this rule, not with the file's own parent.")
+        str | None,
+        typer.Option(
+            "--parent", metavar="RULE", help="Compare with this rule, not with the file's own parent."
+        ),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall, for a file of your own.")
@@ -32,14 +35,19 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     argument: Annotated[
-        list[str] | None, typer.Option("--argument", "-a", help="NAME=VALUE for the mixer's constructor.")
+        list[str] | None,
+        typer.Option("--argument", "-a", metavar="NAME=JSON", help="NAME=VALUE for the mixer's constructor."),
     ] = None,
-    width: Annotated[int, typer.Option("--width", min=1, help="D of the mixer's input [B, T, D].")] = 32,
+    width: Annotated[
+        int, typer.Option("--width", metavar="N", min=1, help="D of the mixer's input [B, T, D].")
+    ] = 32,
     readable: Annotated[
-        list[Path] | None, typer.Option("--readable", help="A folder that the mixer's file imports from.")
+        list[Path] | None,
+        typer.Option("--readable", metavar="DIR", help="A folder that the mixer's file imports from."),
     ] = None,
     require: Annotated[
-        list[str] | None, typer.Option("--require", help="Refuse to run without this wall (see doctor).")
+        list[str] | None,
+        typer.Option("--require", metavar="WALL", help="Refuse to run without this wall (see doctor)."),
     ] = None,
 ) -> None:
     """Check a rule file or a mixer, in a contained process.

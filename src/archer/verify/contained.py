@@ -104,16 +104,19 @@ def load_contained(source: str, name: str, known: Mapping[str, str] | None = Non
         _load_in(Path(folder), "load", source, name, known)
 
 
-def export_contained(source: str, name: str, folder: Path) -> tuple[Path, Path]:
+def export_contained(
+    source: str, name: str, folder: Path, known: Mapping[str, str] | None = None
+) -> tuple[Path, Path]:
     """`archer.rules.export.export` of a rule file in a contained process: its `prepare` is called on the way.
 
-    Raises UserError with what went wrong, OSError where the folder cannot be written.
+    known: texts of further rules by name, for ancestors. Raises UserError with what went wrong, OSError where
+    the folder cannot be written.
     """
     from archer.rules.text import identifier
 
     names = (f"{identifier(name)}.py", f"{identifier(name)}_layer.py")
     with tempfile.TemporaryDirectory(prefix="archer-export-") as scratch:
-        _load_in(Path(scratch), "export", source, name)
+        _load_in(Path(scratch), "export", source, name, known)
         texts = [read_scratch(Path(scratch), file) for file in names]
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in zip(names, texts, strict=True):

@@ -139,7 +139,8 @@ def load_source(path: Path | str) -> str:
             raise Refused("this is a symbolic link; give the file that it points to", filename=name)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
-        raise Refused("there is no such file", filename=name) from None
+        hint = "" if path.suffix else "; give a Python file, such as my_rule.py"
+        raise Refused(f"there is no such file{hint}", filename=name) from None
     except OSError as error:
         raise Refused(f"cannot be opened: {error.strerror}", filename=name) from error
     try:
