@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -20,7 +22,7 @@ from tests.cycle.harness import (
     states,
     tried,
 )
-from tests.cycle.tiny import TINY
+from tests.cycle.tiny import TINY, check_integrity, finish, start, wait_for
 
 from archer.cli.shared_run import researcher_of
 from archer.cycle import laboratory
@@ -284,3 +286,31 @@ def test_gpu_hours_count_every_run_once(tmp_path, bench):
         states(found) == ["finished"] * 3
     )  # 0.24 hours after the first round; the second is cut off by none
     assert found.spent.gpu_seconds == 6 * SIX * 36
+
+
+@pytest.mark.slow
+def test_killed_while_a_round_trains_the_same_command_continues(tmp_path):
+    project = tmp_path / "p"
+    command = (
+        "discover", "--cycles", 2, "--at-once", 2, "--preset", "tiny", "--device", "cpu", "--project", project
+    )  # fmt: skip
+    process = start(*command, folder=tmp_path)
+    wait_for(project, "runs")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_integrity(project)
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        assert [cycle.state for cycle in ledger.cycles()] == ["running"]
+        assert len(ledger.proposals()) >= 2
+        kept = {run.key: run.finished_at for run in ledger.runs()}
+    ended = finish(*command, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "continuing campaign 0001" in ended.stderr
+    assert "together with" in ended.stderr
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        cycles, runs, proposals = ledger.cycles(), ledger.runs(), ledger.proposals()
+    assert [(c.state, c.proposal) for c in cycles] == [("finished", p.id) for p in proposals]
+    assert kept.items() <= {run.key: run.finished_at for run in runs}.items()
+    assert {run.rule for run in runs} >= {p.rule for p in proposals}
+    trained_last = max(run.finished_at for run in runs)
+    assert all(cycle.finished_at and trained_last <= cycle.finished_at for cycle in cycles)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-import sqlite3
 import threading
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +28,7 @@ from tests.cycle.harness import (
     states,
     tried,
 )
-from tests.cycle.tiny import TINY, check_integrity, finish, start
+from tests.cycle.tiny import TINY, check_integrity, finish, start, wait_for
 
 from archer.cli.discover import _table
 from archer.cli.shared_run import researcher_of
@@ -40,7 +38,7 @@ from archer.cycle.project import Project
 from archer.cycle.team import Models, verifier
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
-from archer.ledger import LEDGER_NAME, Ledger
+from archer.ledger import Ledger
 from archer.research.control import incumbent
 from archer.research.exchange import Failure, Recorder, append_to
 from archer.research.model import ModelResearcher
@@ -457,18 +455,3 @@ def test_killed_on_a_higher_rung_the_same_command_continues(tmp_path):
     assert (again.promoted_from, again.rule) == (first.id, first.rule)
     assert kept.items() <= {run.key: run.finished_at for run in runs}.items()
     assert {run.preset for run in runs if run.rule == first.rule} == {"tiny", "tiny-2"}
-
-
-def wait_for(project, table):
-    """Until the ledger has a row in that table, or one that fits "table WHERE ..."."""
-    path = project / LEDGER_NAME
-    for _ in range(2400):
-        if path.exists():
-            try:
-                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-                    if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
-                        return
-            except sqlite3.OperationalError:  # not there yet
-                pass
-        time.sleep(0.05)
-    raise AssertionError(f"nothing came into {table}")

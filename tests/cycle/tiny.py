@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def finish(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]
     process = start(*arguments, folder=folder)
     out, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def wait_for(project: Path, table: str) -> None:
+    """Until the ledger has a row in that table, or one that fits "table WHERE ..."."""
+    path = project / LEDGER_NAME
+    for _ in range(2400):
+        if path.exists():
+            try:
+                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+                    if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
+                        return
+            except sqlite3.OperationalError:  # not there yet
+                pass
+        time.sleep(0.05)
+    raise AssertionError(f"nothing came into {table}")
 
 
 def check_integrity(project: Path) -> None:
