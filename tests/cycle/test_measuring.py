@@ -78,6 +78,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
             preset: str,
             given: Resources,
             watcher: Watcher,
+            standby: object = None,
         ) -> tuple[RunRecord, ...]:
             wanted = {run.key: run for run in runs}
             missing = [run for run in wanted.values() if not ledger.has_run(run.key)]

@@ -155,6 +155,7 @@ def discover(
         project, ladder[0].preset, history=history, seed=seed, resources=resources, watcher=watcher
     ) as lab:
         course = _Course(lab, ladder, _continued(lab, words, clock), team, clock, at_once)
+        lab.stand_by()
         lab.watcher.phase("history", describe_history(lab))
         try:
             _loop(course)
@@ -370,9 +371,14 @@ def _propose_ahead(course: _Course, first: int, end: int) -> None:
 
     if first < end and not (course.ahead and course.ahead.error):
         quiet = replace(course.lab, watcher=Watcher(), found={}, verified={})
-        course.ahead = Ahead(
-            lambda number: course.over or _proposed(course, quiet, number, number - first), range(first, end)
-        )
+
+        def propose(number: int) -> None:
+            if not course.over:
+                _proposed(course, quiet, number, number - first)
+            if number == end - 1 and not course.over:
+                quiet.stand_by()
+
+        course.ahead = Ahead(propose, range(first, end))
 
 
 def _rest_of_round(course: _Course, lab: Laboratory, number: int) -> list[ProposalRecord]:

@@ -110,6 +110,7 @@ def run(
         project, preset, history=history, seed=seed, resources=resources, watcher=watcher, judging=judging
     ) as lab:
         cycle = lab.begin("run", researcher=researcher.name)
+        lab.stand_by()
         lab.watcher.phase("history", describe_history(lab))
         return advance(lab, cycle, researcher)
 
@@ -191,6 +192,7 @@ def carry_out(
     """Takes a cycle whose proposal is given from verification to its end."""
     lab.ledger.add_proposal(proposal)
     cycle = lab.put(cycle, proposal=proposal.id)
+    lab.stand_by()
     verification = _verify(lab, proposal, trust, allow_many)
     if not verification.passed:
         return _close(lab, cycle, "rejected", proposal, verification)

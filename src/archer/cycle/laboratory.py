@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any
 from archer.cycle.measuring import Judging
 from archer.cycle.plan import subject_of
 from archer.cycle.project import Project, now
-from archer.cycle.training import Resources, check_race, check_resources, train_missing
+from archer.cycle.training import (
+    Resources,
+    check_race,
+    check_resources,
+    starter,
+    train_missing,
+    training_plan,
+)
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.run import Run, Subject
+from archer.fleet.standby import Standby
 from archer.ledger import LEDGER_NAME, HistoryTable, Ledger, builtin_history, project_lock, read_table
 from archer.ledger.records import (
     CheckRecord,
@@ -58,6 +66,8 @@ class Laboratory:
     judging: Judging = field(default_factory=Judging)
     along: tuple[Run, ...] = ()
     """Runs of other proposals that the next training takes along, so that they are trained together."""
+    standby: Standby | None = None
+    """Training processes that get ready before there is a plan."""
 
     def __post_init__(self) -> None:
         for name, source in _loadable(self.ledger, self.watcher.note).items():
@@ -185,6 +195,12 @@ class Laboratory:
 
     # Training and judging
 
+    def stand_by(self) -> None:
+        """Has the processes of the next training get ready in the background, where GPUs train."""
+        plan = training_plan(self.project, self.resources)
+        if self.standby and plan.devices[0] != "cpu":
+            self.standby.ready(plan)
+
     def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
         """Records of all these runs; trains those that the ledger lacks, and those that go along. Takes its
         time off the budget."""
@@ -194,8 +210,9 @@ class Laboratory:
         if others:
             self.watcher.note(f"together with {', '.join(others)}")
         found = train_missing(
-            self.ledger, self.project, (*wanted, *self.along), self.preset.name, self.resources, self.watcher
-        )
+            self.ledger, self.project, (*wanted, *self.along), self.preset.name, self.resources, self.watcher,
+            self.standby,
+        )  # fmt: skip
         self.along = ()
         budget = self.resources.budget_seconds
         if budget is not None:
@@ -329,10 +346,11 @@ def open_laboratory(
         _full_disk_said(project.folder),
         project_lock(project.folder),
         Ledger.in_folder(project.folder) as ledger,
+        closing(Standby(starter(resources))) as standby,
     ):
         yield Laboratory(
             project, ledger, preset, tables, resources, watcher or Watcher(), seed,
-            judging=judging or Judging(),
+            judging=judging or Judging(), standby=standby,
         )  # fmt: skip
 
 
