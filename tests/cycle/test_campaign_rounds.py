@@ -204,6 +204,14 @@ def test_who_is_rejected_or_breaks_stops_none_of_its_round(tmp_path, bench):
     assert len(bench.trained) == len(set(bench.trained))
 
 
+def test_five_rejections_in_a_row_are_one_candidate_of_the_round(tmp_path, bench, trainings):
+    bench.rejected = {f"keep_{number}" for number in range(2, 7)}
+    found = rounds(tmp_path, at_once=3, cycles=3)
+    assert states(found) == ["finished", "rejected", "finished"]
+    assert tried(found) == ["keep_1", "keep_6", "keep_7"]
+    assert trainings == [{"keep_1", "keep_7"} | COMPANY]
+
+
 def test_a_candidate_that_cannot_be_built_stays_out_of_the_others_training(tmp_path, bench, monkeypatch):
     subject = laboratory.Laboratory.subject
 
