@@ -90,7 +90,16 @@ def test_cost_stands_beside_the_differences(project: Path, columns: int) -> None
 
 def test_wrong_input(project: Path) -> None:
     assert "did you mean 'hybrid'" in refusal("compare", "hybrd", "delta_net", "-p", project)
-    assert "margin" in refusal("compare", "decay", "delta_net", "-p", project, "--margin", "0")
+    for margin in ("0", "nan", "inf"):
+        assert "margin" in refusal("compare", "decay", "delta_net", "-p", project, "--margin", margin)
+
+
+def test_without_runs_no_name_of_a_rule_is_called_wrong(tmp_path: Path) -> None:
+    with Ledger.in_folder(tmp_path):
+        pass
+    assert "has no runs yet" in refusal("compare", "decay", "delta_net", "-p", tmp_path)
+    write_runs(tmp_path / "runs.csv", [])
+    assert refusal("compare", "decay", "delta_net", "--from", tmp_path / "runs.csv").endswith("has no runs\n")
 
 
 def test_the_command_that_trains_what_is_missing_works(tmp_path: Path) -> None:

@@ -113,6 +113,17 @@ def test_a_projects_rule_is_exported_by_its_name_and_with_its_ancestors(tmp_path
     assert f"did you mean '{CANDIDATE}'" in refusal("export", CANDIDATE[:-1], "-p", folder, "--to", out)
 
 
+def test_a_projects_rule_is_known_to_verification(tmp_path: Path) -> None:
+    folder, child = write_project(tmp_path / "project"), tmp_path / "child.py"
+    child.write_text(f'"""Child."""\nparent = "{CANDIDATE}"\n\ndef read(o):\n    return 2 * o\n')
+    found = json.loads(data("verify", child, "-p", folder, "--json"))
+    assert (found["passed"], found["parent"], found["slots"]) == (True, CANDIDATE, ["read"])
+    assert archer("verify", child, "-p", tmp_path / "another").returncode == 1
+    child.write_text(RULE.source)
+    twice = json.loads(archer("verify", child, "-p", folder, "--json").stdout)
+    assert (twice["passed"], twice["duplicate_of"]) == (False, CANDIDATE)
+
+
 def test_wrong_input(tmp_path: Path) -> None:
     assert "did you mean 'hybrid'" in refusal("rules", "hybrd")
     assert "no slots" in refusal("rules", "gla")
@@ -125,3 +136,7 @@ def test_wrong_input(tmp_path: Path) -> None:
     assert "no_such.py" in refusal("export", "no_such.py", "--to", tmp_path)
     assert "give a Python file, such as my_rule.py" in refusal("verify", "decay")
     assert "give a Python file, such as my_rule.py" in refusal("try", "decay")
+    (tmp_path / "mine.py").write_text(RULE.source)
+    assert "did you mean 'softmax'" in refusal("verify", tmp_path / "mine.py", "--parent", "softmx")
+    assert "--argument is for modules" in refusal("bench", "decay", "--argument", "heads=4", "-p", tmp_path)
+    assert not list(tmp_path.glob("*.sqlite"))

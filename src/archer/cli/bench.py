@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archer.cli.shared_run import Training, with_options
+from archer.errors import UserError
 
 if TYPE_CHECKING:
     from archer.mad import Preset
@@ -61,6 +62,8 @@ def command(
     from archer.cycle import bench
 
     arguments = dict(_argument(text) for text in argument or [])
+    if arguments and not any(":" in rule for rule in rules):
+        raise UserError("--argument is for modules: none of these rules is a file.py:ClassName")
     asked: dict[str, Any] = {**training.asked(), "preset": _widened(training.preset, width)}
     with LiveWatcher() as watcher:
         result = bench(
@@ -74,7 +77,6 @@ def _widened(preset: str, width: int | None) -> str | Preset:
     """The preset at another width, under a name of its own, so that runs never mix."""
     if width is None:
         return preset
-    from archer.errors import UserError
     from archer.mad.presets import find_preset
     from archer.report.costs import widened_preset
 
@@ -85,8 +87,6 @@ def _widened(preset: str, width: int | None) -> str | Preset:
 
 
 def _argument(text: str) -> tuple[str, object]:
-    from archer.errors import UserError
-
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--argument {text!r}: expected name=value, e.g. heads=4")

@@ -75,8 +75,10 @@ def command(
     with open_runs(project, table) as ledger:
         runs = ledger.runs()
         names = [name for name in (a, b, reference) if name is not None]
+        where = table or project or DEFAULT_PROJECT
+        presets_of(runs, None, where)  # without any runs, no name of a rule can be wrong
         labelled = _labelled(runs, names)
-        chosen = _preset(labelled, names, preset, table or project or DEFAULT_PROJECT)
+        chosen = _preset(labelled, names, preset, where)
         of_preset = tuple(run for run in labelled if run.preset == chosen)
         pairs = [(a, b)]
         if reference is not None:

@@ -99,7 +99,8 @@ def presets_of(runs: Iterable[RunRecord], wanted: str | None, folder: Path) -> t
     for run in runs:
         last[run.preset] = max(last[run.preset], run.finished_at)
     if not last:
-        raise UserError(f"'{folder}' has no runs yet: `archer run` or `archer bench RULE...` makes them")
+        makes = "" if folder.is_file() else " yet: `archer run` or `archer bench RULE...` makes them"
+        raise UserError(f"'{folder}' has no runs{makes}")
     if wanted is None:
         return tuple(sorted(last, key=lambda preset: (last[preset], preset)))
     from archer.mad.presets import PRESETS

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.errors import UserError
+from archer.cli.shared import DEFAULT_PROJECT, ProjectOption
+from archer.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +28,7 @@ def command(
             "--parent", metavar="RULE", help="Compare with this rule, not with the file's own parent."
         ),
     ] = None,
+    project: ProjectOption = DEFAULT_PROJECT,
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall, for a file of your own.")
     ] = False,
@@ -36,7 +38,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     argument: Annotated[
         list[str] | None,
-        typer.Option("--argument", "-a", metavar="NAME=JSON", help="NAME=VALUE for the mixer's constructor."),
+        typer.Option("--argument", "-a", metavar="NAME=JSON", help="An argument of the mixer's constructor."),
     ] = None,
     width: Annotated[
         int, typer.Option("--width", metavar="N", min=1, help="D of the mixer's input [B, T, D].")
@@ -52,15 +54,15 @@ def command(
 ) -> None:
     """Check a rule file or a mixer, in a contained process.
 
-    A mixer is built as CLASS(width, **arguments), as `archer bench` builds it. Exit
-    status: 0 passed, 1 rejected, 2 wrong input.
+    A rule's parent is a built-in rule, or one that the project has accepted. A mixer is built as
+    CLASS(width, **arguments), as `archer bench` builds it. Exit status: 0 passed, 1 rejected, 2 wrong input.
 
     \b
     Examples: archer verify my_rule.py
               archer verify my_mixer.py:MyMixer --argument heads=4 --width 64
     """
     verification = _verify(
-        target, parent, trust, allow_many, argument or [], width, readable or [], require or []
+        target, parent, project, trust, allow_many, argument or [], width, readable or [], require or []
     )
     if as_json:
         print_json(verification.to_dict())
@@ -76,8 +78,8 @@ def command(
 
 
 def _verify(
-    target: str, parent: str | None, trust: bool, allow_many: bool, arguments: list[str], width: int,
-    readable: list[Path], require: list[str],
+    target: str, parent: str | None, project: Path, trust: bool, allow_many: bool, arguments: list[str],
+    width: int, readable: list[Path], require: list[str],
 ) -> Verification:  # fmt: skip
     from archer.verify.contained import verify_contained, verify_mixer_contained
     from archer.verify.language import load_source
@@ -94,10 +96,23 @@ def _verify(
         raise UserError(
             f"--argument and --readable are for mixers; write '{target}:ClassName' to check a class"
         )
-    source = load_source(target)
+    source, name = load_source(target), Path(target).stem
     return verify_contained(
-        source, Path(target).stem, parent=parent, allow_many=allow_many, trust=trust, require=require
-    )
+        source, name, parent=parent, known=_others(name, project, parent), allow_many=allow_many, trust=trust,
+        require=require,
+    )  # fmt: skip
+
+
+def _others(name: str, project: Path, parent: str | None) -> dict[str, str]:
+    """The texts of the project's other rules. Raises UserError for a parent that is neither there nor built
+    in."""
+    from archer.cycle.laboratory import accepted_in
+    from archer.rules import rule_names
+
+    known = {other: text for other, text in accepted_in(project).items() if other != name}
+    if parent is not None and parent not in (*rule_names(), *known):
+        raise unknown("rule", parent, (*rule_names(), *known))
+    return known
 
 
 def _arguments(given: list[str]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def compare(
     seeds: use these seeds alone. interval: of what kind low and high are (see `resample`; the words never
     change); seed: of the resampling. Raises UserError for a rule without runs.
     """
-    if not 0 < level < 1 or margin <= 0:
+    if not (0 < level < 1 and 0 < margin < math.inf):
         raise JudgeError(f"level must lie between 0 and 1 and margin be positive; got {level} and {margin}.")
     alpha = 1 - level if alpha is None else alpha
     wanted = None if seeds is None else frozenset(seeds)
