@@ -51,7 +51,7 @@ def test_a_rule_that_passes_ends_with_status_0_and_a_table(asked: dict, tmp_path
     assert result.exit_code == 0, result.output
     assert asked["arguments"] == ("x = 1\n", "mine")
     assert asked["options"] == {
-        "parent": "softmax", "allow_many": True, "trust": False, "require": ["Landlock"],
+        "parent": "softmax", "known": {}, "allow_many": True, "trust": False, "require": ["Landlock"],
     }  # fmt: skip
     assert "shapes hold" in result.output
     assert "mine: passed" in result.output
