@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.program import data, output, refusal
+from tests.cli.program import archer, data, output, refusal
 from tests.cli.project import CANDIDATE, write_project
 
-from archer.ledger import LEDGER_NAME
+from archer.ledger import LEDGER_NAME, Ledger
+from archer.ledger.records import CycleRecord
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,15 @@ def test_a_bench_in_chinese(project: Path) -> None:
     text = markdown.read_text()
     assert "gated_delta_net" in text
     assert "\u6392\u540d" in text  # "ranking": that smoke ranks nothing
+
+
+def test_a_cycle_that_is_not_over_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    with Ledger.in_folder(folder) as ledger:
+        ledger.put_cycle(CycleRecord("0003", "smoke", 0, "running", "2026-01-05", settings={"kind": "bench"}))
+    ended = archer("report", "-p", folder, "--decoding")
+    assert ended.returncode == 0
+    assert ended.stderr == "cycle 0003 is not over: the command that began it continues it\n"
 
 
 def test_a_campaign(project: Path) -> None:

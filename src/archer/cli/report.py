@@ -63,6 +63,8 @@ def command(
             table: Any = None
         else:
             chosen = _cycle(ledger, cycle, project)
+            if chosen.state == "running":
+                print_note(f"cycle {chosen.id} is not over: the command that began it continues it")
             facts, paths = _write_cycle(ledger, chosen, project, language, history, decoding)
             about, table = chosen.id, (facts, chosen)
     if as_json:
@@ -116,7 +118,8 @@ def _time_decoding(laboratory: Laboratory, cycle: CycleRecord, project: Path) ->
 
     runs = laboratory.ledger.runs(keys=cycle.run_keys) if cycle.run_keys else ()
     rules = {rule.name: rule for rule in laboratory.known_rules()}
-    print_note(f"timing {len({run.rule for run in runs} & rules.keys())} layers, one token at a time")
+    if layers := len({run.rule for run in runs} & rules.keys()):
+        print_note(f"timing {layers} layer{'s' * (layers > 1)}, one token at a time")
     measure_decoding(runs, rules, project)
 
 
