@@ -72,7 +72,7 @@ def prepare(device: str) -> None:
 
     if torch.device(device).type != "cuda":
         return
-    torch.cuda.set_device(device)
+    torch.cuda.set_device(torch.device(device).index or 0)
     enable_kernels()
     compiler()
     fixed_parts()
