@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.fleet.tiny import tiny_runs
 
 from archer.cycle import laboratory
 from archer.cycle.laboratory import open_laboratory
-from archer.cycle.training import Resources
-from archer.fleet.launch import Plan, Process
+from archer.cycle.training import SPLITS, Resources, starter
+from archer.fleet.launch import Plan, Process, launch
+from archer.fleet.run import Outcome
 from archer.fleet.standby import Standby
 from archer.mad import PRESETS
+from archer.mad.store import load
 
 
 class Waiting:
@@ -56,3 +60,26 @@ def test_each_place_of_a_gpu_gets_a_process_and_a_processor_none(
     assert len(started) == count
     assert all(command == ["--stand-by", devices[i % 2], "3"] for i, (command, _) in enumerate(started))
     assert all(process.over for _, process in started), "left behind when the laboratory closed"
+
+
+def test_behind_the_walls_a_process_that_stood_by_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHER_CACHE", str(tmp_path / "cache"))
+    plan = Plan(("cpu",), tmp_path / "training", threads=1)
+    walled, commands = starter(Resources()), []
+
+    def start(command: list[str], scratch: Path, gpu: bool) -> Process:
+        commands.append(command)
+        return walled(command, scratch, gpu)
+
+    runs = tiny_runs(1)
+    for run in runs:  # behind the walls the data can be read only
+        for split in SPLITS:
+            load(run.setting, run.seed, split)
+    with closing(Standby(start)) as standby:
+        standby.ready(plan)
+        (outcome,) = launch(runs, plan, start=start, standby=standby)
+    assert isinstance(outcome, Outcome)
+    assert outcome.status == "finished"
+    assert ["--stand-by" in command for command in commands] == [True]
