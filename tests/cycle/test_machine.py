@@ -9,7 +9,10 @@ from tests.cycle.test_discover import CPU, TINY, campaign, source_of
 
 from archer.cli.doctor import examine
 from archer.cycle import bench, try_rule
+from archer.cycle.team import verifier
 from archer.ledger import Ledger
+from archer.mad import PRESETS
+from archer.rules import get_rule
 from archer.verify.contain import WallFailed
 
 
@@ -40,3 +43,9 @@ def test_the_doctor_tells_of_it(tmp_path: Path, broken_bubblewrap: str) -> None:
     machine = examine(tmp_path)
     assert machine.walls == ()
     assert broken_bubblewrap in machine.problems[-1]
+
+
+def test_a_model_is_not_told_that_the_machine_is_its_mistake(tmp_path: Path, broken_bubblewrap: str) -> None:
+    verify = verifier(tmp_path, PRESETS["smoke"])
+    with pytest.raises(WallFailed, match=broken_bubblewrap):
+        verify(get_rule("softmax").source, "softmax_again")

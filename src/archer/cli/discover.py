@@ -23,19 +23,22 @@ def command(
     place: Place,
     proposing: Proposing,
     cycles: Annotated[
-        int | None, typer.Option("--cycles", min=1, help="Stop after so many candidates.")
+        int | None, typer.Option("--cycles", min=1, metavar="N", help="Stop after so many candidates.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", help="Stop so long after the campaign began.")
+        float | None, typer.Option("--hours", metavar="HOURS", help="Stop so long after the campaign began.")
     ] = None,
     max_gpu_hours: Annotated[
         float | None,
-        typer.Option("--max-gpu-hours", help="Stop when training has used GPUs for so long, added up."),
+        typer.Option(
+            "--max-gpu-hours", metavar="HOURS", help="Stop when training has used GPUs for so long, added up."
+        ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             "--preset",
+            metavar="NAME",
             help="The top of the ladder: quick, baseline or full, with the cheaper ones below it; smoke "
             "alone; or the rungs, as quick,full. Default: baseline with a GPU, else smoke.",
         ),
@@ -43,12 +46,17 @@ def command(
     at_once: Annotated[
         int | None,
         typer.Option(
-            "--at-once", min=1, help="Candidates that are trained together. Default: one for each GPU."
+            "--at-once",
+            min=1,
+            metavar="N",
+            help="Candidates that are trained together. Default: one for each GPU.",
         ),
     ] = None,
     share: Annotated[
         float,
-        typer.Option("--share", min=0, max=1, help="Share of proposals left to luck, for comparison."),
+        typer.Option(
+            "--share", min=0, max=1, metavar="SHARE", help="Share of proposals left to luck, for comparison."
+        ),
     ] = 0.1,
 ) -> None:
     """Candidate after candidate, unattended, with a summary.

@@ -351,7 +351,7 @@ def _beside(lab: Laboratory, proposal: ProposalRecord) -> tuple[Company, Reach]:
 def first_runs(lab: Laboratory, proposal: ProposalRecord) -> list[Run]:
     """What a cycle of this proposal trains, its company included, where the seeds come all at once."""
     together, _ = _beside(lab, proposal)
-    return together.runs(lab.seeds(proposal), dict.fromkeys(together.subjects, TASKS))
+    return together.planned(lab.seeds(proposal), dict.fromkeys(together.subjects, TASKS))
 
 
 def _keys(records: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class Company:
 
         Raises TimeIsUp where the budget of time ended before the training.
         """
-        records = self.lab.train(self.runs(seeds, wanted))
+        records = self.lab.train(self.planned(seeds, wanted))
         stand_ins = [
             replace(one, rule=rule, rule_hash=self.subjects[rule].hash, key=f"{one.key}=")
             for (rule, name), origin in self._places(wanted).items()
@@ -78,7 +78,7 @@ class Company:
         ]
         return [*records, *stand_ins]
 
-    def runs(self, seeds: Iterable[int], wanted: Mapping[str, Sequence[str]]) -> list[Run]:
+    def planned(self, seeds: Iterable[int], wanted: Mapping[str, Sequence[str]]) -> list[Run]:
         """What is trained for these rules on their tasks."""
         sources = {(origin, name) for (_, name), origin in self._places(wanted).items()}
         settings = self.lab.preset.settings

@@ -140,13 +140,17 @@ class Ahead:
 
 def verifier(project: Path, preset: Preset) -> Callable[[str, str], str | None]:
     """What tells a model about its rule file before it is a proposal: (source, name) to the verifier's
-    sentence, None where the rule passes. Nothing is written; the checks run in a contained process."""
+    sentence, None where the rule passes. Nothing is written; the checks run in a contained process. What it
+    returns raises WallFailed where a wall of this machine fails."""
+    from archer.verify.contain import WallFailed
 
     def verify(source: str, name: str) -> str | None:
         with Ledger.in_folder(project) as ledger:
             lab = Laboratory(Project(project), ledger, preset, (), Resources(), Watcher())
             try:
                 found = lab.check(source, name)
+            except WallFailed:  # this machine's failure, of which the model can know nothing
+                raise
             except UserError as error:
                 return str(error)
         return "; ".join(f"{c.name}: {c.message}" for c in found.checks if not c.passed) or None
