@@ -7,14 +7,11 @@ errors |found - wanted| / |wanted| of what a part returns and of all gradients.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
-from tests.interpreter import make_the_interpreter_count
+from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
 from archer.fleet.fleet import IGNORED, loss_and_predictions
@@ -103,17 +100,7 @@ def not_finite(device: str) -> dict[str, float]:
 
 def test_the_kernels_equal_the_plain_parts_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fleet.test_fixed"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = answer_of("tests.fleet.test_fixed")
     bounds = {"small": 1e-5, "wide": 1e-5, "bf16": 2e-2, "not finite": 1.0}
     assert set(found) == set(bounds)
     assert len(found["small"]) == 5 + 5 + 3

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.interpreter import answer_of
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -51,12 +49,7 @@ def interpreted() -> dict[str, float]:
 
 
 def test_the_product_is_right_and_one_is_computed_as_it_is_among_many() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = answer_of("tests.fleet.test_products")
     assert len(found) == 2 * len(SHAPES) + 1
     assert {case: x for case, x in found.items() if not x < 1e-4} == {}
 

@@ -7,16 +7,13 @@ The reference is the same token mixer in float64, which takes no kernel. Compare
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from tests.interpreter import make_the_interpreter_count
+from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
 import archer.model.mixer
@@ -102,17 +99,7 @@ def interpreted() -> dict[str, dict[str, float]]:
 
 def test_the_kernel_equals_the_plain_layers_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.model.test_mixer_kernels"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = answer_of("tests.model.test_mixer_kernels")
     assert set(found) == set(CASES)
     wrong = {(case, n): x for case, of in found.items() for n, x in of.items() if not x < 1e-5}
     assert not wrong

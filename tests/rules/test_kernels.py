@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +19,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tests.interpreter import make_the_interpreter_count
+from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
 from archer.rules import algebra, get_rule, rule_names
@@ -209,17 +207,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
 
 def test_every_kernel_equals_its_plain_form_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.rules.test_kernels"],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    cases = json.loads(done.stdout.splitlines()[-1])
+    cases = answer_of("tests.rules.test_kernels")
     assert len(cases) == len(RULES) + 5
     wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
     assert not wrong

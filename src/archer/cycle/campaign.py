@@ -181,10 +181,10 @@ def _loop(course: Course) -> None:
                 return
 
 
-def _at(course: Course, rung: Rung, rest_seconds: float) -> Laboratory:
+def _at(course: Course, rung: Rung, rest: float) -> Laboratory:
     """The laboratory on one rung, with what is left to train there."""
     resources = course.lab.resources
-    budgets = [seconds for seconds in (rest_seconds, resources.budget_seconds) if seconds is not None]
+    budgets = [seconds for seconds in (rest, resources.budget_seconds) if seconds is not None]
     budget = None if math.isinf(min(budgets)) else min(budgets)
     resources = replace(resources, budget_seconds=budget)
     return replace(

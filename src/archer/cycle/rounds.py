@@ -92,28 +92,28 @@ def proposed(course: Course, lab: Laboratory, number: int, place: int = 0) -> Pr
 def tries(course: Course) -> list[list[ProposalRecord]]:
     """The untaken proposals by candidate: those that were rejected, and then its own. Of the last candidate
     the own one may be missing."""
-    tries: list[list[ProposalRecord]] = [[]]
+    found: list[list[ProposalRecord]] = [[]]
     for proposal in untaken(course):
-        tries[-1].append(proposal)
+        found[-1].append(proposal)
         kept = kept_verification(course.lab, proposal)
-        if kept and (kept.passed or len(tries[-1]) == ATTEMPTS):
-            tries.append([])
-    return [tried for tried in tries if tried]
+        if kept and (kept.passed or len(found[-1]) == ATTEMPTS):
+            found.append([])
+    return [tried for tried in found if tried]
 
 
 def untaken(course: Course) -> list[ProposalRecord]:
     """The proposals that no cycle has taken up, since the last one that a cycle took: the campaign's, and
     those that were made ahead in the campaign before."""
     taken, since = {cycle.proposal for cycle in course.lab.ledger.cycles()}, _since(course)
-    untaken: list[ProposalRecord] = []
+    found: list[ProposalRecord] = []
     for proposal in course.lab.ledger.proposals():
         if proposal.promoted_from:
             continue
         if proposal.id in taken:
-            untaken = []
+            found = []
         elif proposal.created_at >= since:
-            untaken.append(proposal)
-    return untaken
+            found.append(proposal)
+    return found
 
 
 def _since(course: Course) -> str:
@@ -134,9 +134,9 @@ def _context(course: Course, lab: Laboratory, number: int, place: int) -> Contex
     """What the proposal of candidate `number` knows: all but what its round and the one before it find. A
     rule of its own round is no parent to it, so that no candidate stands or falls with another one there.
     """
-    since, cycles, untaken = course.round_of(number, -1).start, cycles_of(course), tries(course)
+    since, cycles = course.round_of(number, -1).start, cycles_of(course)
     begun = {cycle.proposal: cycle.settings["number"] for cycle in cycles if cycle.proposal}
-    waiting = {one.id: number - place + k for k, tried in enumerate(untaken) for one in tried}
+    waiting = {one.id: number - place + k for k, tried in enumerate(tries(course)) for one in tried}
     pending = {name: at for name, at in (begun | waiting).items() if at >= since}
     context = lab.context(pending, course.asked.words["ladder"])
     own = {name for name, at in pending.items() if at in course.round_of(number)}

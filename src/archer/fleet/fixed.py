@@ -23,8 +23,8 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from archer.fleet.data import IGNORED
+from archer.model.layers import RMS_EPSILON
 
-EPSILON = 1e-5
 ROWS = 16
 """Rows that one program handles at a time."""
 SHARES = 64
@@ -174,7 +174,7 @@ def _norm(x: Tensor, weight: Tensor, kind: torch.dtype) -> Tensor:
     runs, rows, width = x.shape
     y = torch.empty_like(x, dtype=kind)
     _over(_norm_forward, _blocks(runs * rows, ROWS))(
-        x, weight, y, rows, width, runs * rows, EPSILON=EPSILON, ROWS=ROWS, WIDTH=_power(width)
+        x, weight, y, rows, width, runs * rows, EPSILON=RMS_EPSILON, ROWS=ROWS, WIDTH=_power(width)
     )
     return y
 
@@ -186,7 +186,7 @@ def _norm_gradients(x: Tensor, weight: Tensor, dy: Tensor, above: Tensor | None)
     each = _blocks(_blocks(rows, ROWS), SHARES)
     _over(_norm_backward, runs, SHARES)(
         x, weight, dy, above, dx, shares, rows, width, each,
-        ABOVE=above is not None, EPSILON=EPSILON, ROWS=ROWS, WIDTH=_power(width),
+        ABOVE=above is not None, EPSILON=RMS_EPSILON, ROWS=ROWS, WIDTH=_power(width),
     )  # fmt: skip
     return dx, shares.sum(1).to(weight.dtype)
 

@@ -279,6 +279,7 @@ class _Share:
         path.write_text(json.dumps(plan))
         ready = self.standby.take(self.plan, self.index) if self.standby else None
         if ready is not None:
+            self.process = ready  # what stops this share must find it, also while it is being told its plan
             ready.give(path.read_text())
             ended, why, began = self._follow(ready)
             if began or self.stopping:

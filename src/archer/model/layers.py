@@ -21,7 +21,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.unflatten(1, x.shape[1:-1])
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float = 1e-5) -> Tensor:
+RMS_EPSILON = 1e-5
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float = RMS_EPSILON) -> Tensor:
     """x / rms(x) times weight, over the last axis, in float32. weight broadcasts against x."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight

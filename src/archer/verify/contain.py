@@ -157,9 +157,10 @@ class Contained:
     def send(self, text: str) -> None:
         """Writes to its standard input. A command that has ended reads nothing, and that is no error."""
         assert self.process.stdin is not None
+        rest = memoryview(text.encode())
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(text.encode())
-            self.process.stdin.flush()
+            while rest:  # a signal may cut a write to a pipe short
+                rest = rest[self.process.stdin.write(rest) :]
 
     def close_input(self) -> None:
         """Ends its standard input."""
