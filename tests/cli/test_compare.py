@@ -102,6 +102,14 @@ def test_without_runs_no_name_of_a_rule_is_called_wrong(tmp_path: Path) -> None:
     assert refusal("compare", "decay", "delta_net", "--from", tmp_path / "runs.csv").endswith("has no runs\n")
 
 
+def test_a_rule_that_was_never_trained_is_no_wrong_name(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    said = refusal("compare", "delta_net", "kda", "-p", folder)
+    assert "kda: nowhere" in said
+    assert "archer bench kda --preset" in said
+    assert "unknown rule 'kda'" in refusal("compare", "delta_net", "kda@0123", "-p", folder)
+
+
 def test_the_command_that_trains_what_is_missing_works(tmp_path: Path) -> None:
     folder = write_project(tmp_path / "a project")
     said = refusal("compare", CANDIDATE, "delta_net", "-p", folder, "--preset", "smoke")

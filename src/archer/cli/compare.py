@@ -77,7 +77,7 @@ def command(
         names = [name for name in (a, b, reference) if name is not None]
         where = table or project or DEFAULT_PROJECT
         presets_of(runs, None, where)  # without any runs, no name of a rule can be wrong
-        labelled = _labelled(runs, names)
+        labelled = _labelled(runs, names, where)
         chosen = _preset(labelled, names, preset, where)
         of_preset = tuple(run for run in labelled if run.preset == chosen)
         pairs = [(a, b)]
@@ -100,14 +100,15 @@ def command(
     console.print("\n".join(said), style="dim", markup=False)
 
 
-def _labelled(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[RunRecord, ...]:
-    """The newest version of every rule, and the versions asked for as NAME@HASH under that very name."""
+def _labelled(runs: Sequence[RunRecord], names: Sequence[str], where: Path) -> tuple[RunRecord, ...]:
+    """The newest version of every rule, and the versions asked for as NAME@HASH under that very name. A rule
+    that can be trained and has no runs here is no wrong name."""
     newest = latest_versions(runs)
     labelled = list(newest)
     for name in dict.fromkeys(names):
         rule, at, start = name.partition("@")
         known = {run.rule for run in runs}
-        if rule not in known:
+        if rule not in known and (at or rule not in _trainable(where)):
             raise unknown("rule", rule, known)
         if not at:
             continue
@@ -126,7 +127,7 @@ def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None,
     shared = [preset for preset in ordered if all(preset in found for found in trained.values())]
     if shared:
         return shared[-1]
-    listed = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in trained.items())
+    listed = "; ".join(f"{name}: {', '.join(sorted(found)) or 'nowhere'}" for name, found in trained.items())
     under = f"under {wanted}" if wanted else "under one preset"
     lacking = [name for name in names if where.is_file() or ordered[-1] not in trained[name]]
     raise UserError(
@@ -153,12 +154,16 @@ def _bench(arguments: Sequence[str]) -> str:
 
 def _to_bench(name: str, where: Path) -> str:
     """How `archer bench` calls a rule: by its name where it knows it, or else by its file."""
+    return name if name in _trainable(where) else f"{name}.py"
+
+
+def _trainable(where: Path) -> set[str]:
+    """The rules that `archer bench` knows by name."""
     from archer.cycle.laboratory import accepted_in
     from archer.model.baselines import BASELINES
     from archer.rules import rule_names
 
-    known = {*rule_names(), *BASELINES, *accepted_in(where)}
-    return name if name in known else f"{name}.py"
+    return {*rule_names(), *BASELINES, *accepted_in(where)}
 
 
 def _preset_options(name: str) -> list[str]:
