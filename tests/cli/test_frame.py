@@ -70,8 +70,14 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_option_says_what_it_takes_and_not_of_which_type(name: str) -> None:
-    assert re.findall(r"^ +(?:-\w, )?(--\S+) <", archer(name, "--help").stdout, re.MULTILINE) == []
+def test_a_help_page_says_what_is_taken_and_not_of_which_type(name: str) -> None:
+    page = archer(name, "--help").stdout
+    assert re.findall(r"^ +(?:-\w, )?(\S+) <", page, re.MULTILINE) == []
+    usage = page.partition("\n")[0]
+    assert re.findall(r"[{}<>]", usage) == []
+    for argument in re.findall(r"\S+", usage.partition("[OPTIONS]")[2]):
+        taken = argument.removesuffix("...").strip("[]" if argument.startswith("[") else "")
+        assert re.search(rf"^  {re.escape(taken)}  \S", page, re.MULTILINE), taken
 
 
 @pytest.mark.parametrize("name", COMMANDS)

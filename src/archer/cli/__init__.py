@@ -55,7 +55,7 @@ def build() -> Typer:
     """Assemble the Typer application from COMMANDS."""
     import typer
 
-    from archer.cli.group import ArcherGroup, options
+    from archer.cli.group import ArcherCommand, ArcherGroup, options
 
     app = typer.Typer(
         cls=ArcherGroup,
@@ -69,5 +69,5 @@ def build() -> Typer:
     )
     app.callback()(options)
     for name, module in COMMANDS.items():
-        app.command(name)(import_module(module).command)
+        app.command(name, cls=ArcherCommand)(import_module(module).command)
     return app

@@ -14,7 +14,11 @@ from archer.errors import UserError
 
 def command(
     choices: Annotated[
-        str, typer.Argument(metavar="CHOICES", help="slot=rule, slot=rule(constant=number), ...")
+        str,
+        typer.Argument(
+            metavar="SLOT=RULE[,...]",
+            help="Which slot comes from which rule; RULE(constant=number) sets a constant of it.",
+        ),
     ],
     parent: Annotated[
         str, typer.Option("--parent", metavar="RULE", help="The rule whose other slots stay as they are.")

@@ -20,7 +20,7 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A rule (the project's too), a composed rule, or a rule file (FILE.py)."
+            metavar="RULE", help="A rule (the project's too), a composed rule, or a rule file (FILE.py)."
         ),
     ],
     project: ProjectOption = DEFAULT_PROJECT,
@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """A rule to take away, as two files that need only torch.
 
-    NAME.py has `delta_rule_chunkwise`, in the place of fla/ops/delta_rule/naive.py; NAME_layer.py an
+    RULE.py has `delta_rule_chunkwise`, in the place of fla/ops/delta_rule/naive.py; RULE_layer.py an
     nn.Module [B, T, D] -> [B, T, D] with a decoding step.
 
     \b

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from archer import __version__
 from archer.cli.console import print_error, print_note
@@ -41,6 +41,28 @@ class ArcherGroup(TyperGroup):
         except KeyboardInterrupt as interrupt:
             print_note("interrupted; the same command continues")
             raise typer.Exit(INTERRUPTED) from interrupt
+
+
+class ArcherCommand(TyperCommand):
+    """Its help page calls an argument by what it takes, as an option: FILE.py, not {FILE.py} or a type."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The line after "Usage:", in pieces; only what may be left out stands in brackets."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, and then the options."""
+        arguments, options = [], []
+        for parameter in self.get_params(ctx):
+            name, help_text = parameter.get_help_record(ctx) or ("", "")
+            if parameter.param_type_name == "argument":
+                arguments.append((parameter.metavar or parameter.name, help_text))
+            elif name:
+                options.append((name, help_text))
+        for title, rows in (("Arguments", arguments), ("Options", options)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def is_for_the_user(error: ValueError) -> bool:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def command(
     query: Annotated[
         list[str] | None,
-        typer.Argument(metavar="QUERY", help="Words to look for, or a card's id. None lists all cards."),
+        typer.Argument(
+            metavar="WORD", help="Words to look for, or a card's id. Without any, all cards are listed."
+        ),
     ] = None,
     folder: Annotated[
         Path | None,

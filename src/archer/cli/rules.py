@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A rule, a composed rule, or a history table's name for one."),
+        typer.Argument(metavar="RULE", help="A rule, a composed rule, or a history table's name for one."),
     ] = None,
     grammar: Annotated[
         bool, typer.Option("--grammar", help="The slots as a language, and how many rules it has.")
@@ -33,7 +33,7 @@ def command(
 
     Title, equation, parent, own slots, parameters and state per head, names in the history tables.
 
-    With NAME, the code of that rule and of the slots that it takes from its ancestors.
+    With RULE, the code of that rule and of the slots that it takes from its ancestors.
 
     \b
     Examples: archer rules

@@ -39,9 +39,7 @@ WIDE = 120
 ProjectOption = Annotated[Path, typer.Option("--project", "-p", metavar="DIR", help="The project folder.")]
 OrProjectOption = Annotated[
     Path | None,
-    typer.Option(
-        "--project", "-p", metavar="DIR", help="The project folder.", show_default=str(DEFAULT_PROJECT)
-    ),
+    typer.Option("--project", "-p", metavar="DIR", help=f"The project folder. Default: {DEFAULT_PROJECT}."),
 ]
 FromOption = Annotated[
     Path | None,

@@ -12,7 +12,9 @@ from archer.cli.shared_run import Training, with_options
 
 @with_options
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A rule file; its name is the rule's name.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.py", help="A rule file; its name is the rule's name.")
+    ],
     training: Training,
     trust: Annotated[
         bool, typer.Option("--trust", help="Lift the language wall for this file of your own.")

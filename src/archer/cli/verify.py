@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def command(
     target: Annotated[
-        str, typer.Argument(metavar="FILE", help="A rule file, or FILE.py:CLASS for any sequence mixer.")
+        str,
+        typer.Argument(
+            metavar="FILE.py[:CLASS]", help="A rule file, or the class of a sequence mixer in a file."
+        ),
     ],
     parent: Annotated[
         str | None,
