@@ -55,6 +55,22 @@ def test_the_reference_adds_both_comparisons(project: Path) -> None:
     assert pairs == [("decay", "delta_net"), ("decay", reference), ("delta_net", reference)]
 
 
+def test_a_rule_is_compared_with_another(project: Path) -> None:
+    """Its mean had no seeds, and each task as many as were trained."""
+    newest = next(run.rule_hash for run in make_runs() if run.rule == "decay")
+    for other in ("decay", f"decay@{newest[:8]}"):
+        assert "decay would be compared with itself" in refusal("compare", "decay", other, "-p", project)
+
+
+def test_a_rule_is_compared_with_its_earlier_version(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    with Ledger.in_folder(folder) as ledger:
+        first = [run for run in ledger.runs(preset="quick") if run.rule == "decay"]
+        moved = [replace(run, key=f"{run.key}/0", rule_hash="0" * 8, finished_at="2025") for run in first]
+        ledger.add_runs(moved)
+    assert "A = decay, B = decay@0000, quick" in output("compare", "decay", "decay@0000", "-p", folder)
+
+
 def test_diverged_runs_are_named_and_decide_nothing(project: Path) -> None:
     text = output("compare", "hybrid", "delta_net", "-p", project, columns=80)
     (line,) = [line for line in text.splitlines() if line.startswith("Fuzzy Recall")]

@@ -78,6 +78,7 @@ def command(
         where = table or project or DEFAULT_PROJECT
         presets_of(runs, None, where)  # without any runs, no name of a rule can be wrong
         labelled = _labelled(runs, names, where)
+        _refuse_itself(labelled, a, b)
         chosen = _preset(labelled, names, preset, where)
         of_preset = tuple(run for run in labelled if run.preset == chosen)
         pairs = [(a, b)]
@@ -118,6 +119,16 @@ def _labelled(runs: Sequence[RunRecord], names: Sequence[str], where: Path) -> t
             raise UserError(f"'{name}' fits {len(fitting)} versions of {rule}; it has: {', '.join(hashes)}")
         labelled += [replace(run, rule=name) for run in runs if run.rule_hash == fitting[0]]
     return tuple(labelled)
+
+
+def _refuse_itself(runs: Sequence[RunRecord], a: str, b: str) -> None:
+    """Raises UserError where A and B are one rule in one version, also where one says so as NAME@HASH."""
+    names = {name.partition("@")[0] for name in (a, b)}
+    if len(names) == 1 and len({run.rule_hash for run in runs if run.rule in (a, b)}) <= 1:
+        raise UserError(
+            f"{names.pop()} would be compared with itself, and its difference is 0 by construction: give another "
+            "rule as B, or an earlier version as NAME@HASH. `archer table` shows what one rule has measured"
+        )
 
 
 def _preset(runs: Sequence[RunRecord], names: Sequence[str], wanted: str | None, where: Path) -> str:
