@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+SECONDS_TO_CLEAN_UP = 300
+_errors = os.dup(2)  # where pytest does not capture
 
 
 def pytest_configure() -> None:
@@ -14,6 +18,17 @@ def pytest_configure() -> None:
     programs that tests start and interrupt: hear them again."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """The time limit in pyproject.toml ends a test once. One that then waits again, for a process that does
+    not end, say, takes this process with it, which is a failure too; where it waits is printed."""
+    faulthandler.dump_traceback_later(SECONDS_TO_CLEAN_UP, exit=True, file=_errors)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
