@@ -19,6 +19,7 @@ from tests.cycle.harness import (
     next_year,
     places,
     records_of,
+    source_of,
     states,
     tried,
 )
@@ -26,6 +27,7 @@ from tests.cycle.tiny import TINY, check_integrity, finish, start, wait_for
 
 from archer.cli.shared_run import researcher_of
 from archer.cycle import laboratory
+from archer.cycle.team import Models
 from archer.errors import UserError
 from archer.fleet import launch
 from archer.ledger import Ledger
@@ -40,6 +42,24 @@ COMPANY = {"delta_net", "gated_delta_net"}
 
 def rounds(folder, researcher=None, **changes):
     return campaign(folder, researcher, **{"at_once": 2, "cycles": 5, **changes})
+
+
+class Named(Numbered):
+    """One of several models: each proposes rules of its own."""
+
+    def __init__(self, name, first):
+        super().__init__()
+        self.name, self.first = name, first
+
+    def propose(self, context):
+        number = self.first + sum(p.researcher == self.name for p in context.proposals)
+        made = replace(super().propose(context), researcher=self.name)
+        return replace(made, id=f"n{number}", rule=f"keep_{number}", source=source_of(1 - number / 50))
+
+
+def several():
+    """A model whose rules are better than their parent, and two whose rules are not."""
+    return Models([Named("a:good", 10), Named("b:bad", 20), Named("c:bad", 30)])  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -83,6 +103,39 @@ def test_a_proposal_knows_nothing_of_its_round_nor_of_the_one_before(tmp_path, b
         results = known[f"n{number}"].partition("], ")[2]
         for name in ("n", "keep_"):
             assert {k for k in range(1, 7) if f"'{name}{k}'" in results} == {1, 2}
+
+
+def by_round(found, at_once):
+    who = [p.researcher for c in found.cycles if (p := found.campaign.proposal(c))]
+    return [who[first : first + at_once] for first in range(0, len(who), at_once)]
+
+
+def test_no_model_gets_a_whole_round(tmp_path, bench):
+    """Before, whoever was worth most for its cost was asked until a verdict came: two rounds long."""
+    bench.level = {"delta_net": 0.5, **{f"keep_{n}": 0.5 + (0.1 if n < 20 else -0.1) for n in range(10, 50)}}
+    found = by_round(rounds(tmp_path, several(), at_once=4, cycles=12), 4)
+    assert [len(set(one)) for one in found[:2]] == [3, 3]  # nobody was judged yet: all are equal
+    turns = [sum(one.count(name) for one in found[:2]) for name in ("a:good", "b:bad", "c:bad")]
+    assert max(turns) - min(turns) == 1
+    assert all(len(set(one)) > 1 and one.count("a:good") >= 2 for one in found[2:])
+
+
+def test_whose_turn_it_is_follows_from_the_ledger_alone(tmp_path, bench, monkeypatch):
+    bench.level = {"delta_net": 0.5, **{f"keep_{n}": 0.5 + (0.1 if n < 20 else -0.1) for n in range(10, 50)}}
+    bench.rejected, bench.broken = {"keep_21"}, {"keep_11": ZeroDivisionError("x")}
+    writes = Writes(monkeypatch)
+
+    def whole(folder):
+        return rounds(folder, several(), at_once=2, cycles=5)
+
+    whole(tmp_path / "whole")
+    expected, total = records_of(tmp_path / "whole"), writes.count
+    for point in range(3, total, 9):
+        writes.interrupt(point)
+        with pytest.raises(KeyboardInterrupt):
+            whole(tmp_path / str(point))
+        whole(tmp_path / str(point))
+        assert records_of(tmp_path / str(point)) == expected, f"interrupted at write {point} of {total}"
 
 
 def test_a_rule_of_the_same_round_is_no_parent(tmp_path, bench):

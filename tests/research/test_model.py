@@ -605,3 +605,46 @@ def test_the_model_that_was_worth_more_is_chosen(history_context):
     assert choose_model(history_context, ["a:good", "b:bad"]) in ("a:good", "b:bad")
     with pytest.raises(ResearchError, match="no model"):
         choose_model(context, [])
+
+
+def test_one_at_a_time_what_waits_decides_nothing(history_context):
+    pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
+    waiting = [judged(100 + i, "a:good", None)[0] for i in range(9)]
+    context = replace(history_context, verdicts=tuple(v for _, v in pairs))
+    for count in range(9):
+        known = replace(context, proposals=(*(p for p, _ in pairs), *waiting[:count]))
+        assert choose_model(known, ["a:good", "b:bad"]) == "a:good"
+
+
+def turns(context, names, count):
+    """Who is asked for so many candidates in a row, of which none is judged meanwhile."""
+    asked = []
+    for number in range(count):
+        asked.append(choose_model(context, names))
+        made = judged(1000 + number, asked[-1], None)[0]
+        context = replace(context, proposals=(*context.proposals, replace(made, cost={})))
+    return asked
+
+
+def test_together_the_models_divide_a_round_by_their_worth(history_context):
+    """Nine of ten of one's proposals were better, four of ten of the other's: worth 10 to 5 of 12."""
+    records = [("a:good", 9), ("b:other", 4)]
+    pairs = [
+        judged(10 * k + i, name, 0.1 if i < better else -0.1)
+        for k, (name, better) in enumerate(records)
+        for i in range(10)
+    ]
+    past = tuple(proposal for proposal, _ in pairs)
+    context = replace(history_context, proposals=past, verdicts=tuple(v for _, v in pairs))
+    names = [name for name, _ in records]
+    assert turns(context, names, 9) == ["a:good"] * 9
+    assert turns(replace(context, at_once=9), names, 9).count("a:good") == 6
+    assert turns(replace(history_context, at_once=4), ["a", "b", "c"], 7).count("a") in (2, 3)
+
+
+def test_what_never_gets_a_verdict_is_forgotten_with_its_round(history_context):
+    broken = [judged(i, "a:x", None)[0] for i in range(20)]
+    since = [judged(100 + i, "b:y", 0.1) for i in range(3)]
+    past = (*(replace(one, cost={}) for one in broken), *(replace(one, cost={}) for one, _ in since))
+    context = replace(history_context, at_once=2, proposals=past, verdicts=tuple(v for _, v in since))
+    assert turns(context, ["a:x", "b:y"], 2) == ["b:y", "a:x"]

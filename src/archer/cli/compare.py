@@ -126,8 +126,8 @@ def _refuse_itself(runs: Sequence[RunRecord], a: str, b: str) -> None:
     names = {name.partition("@")[0] for name in (a, b)}
     if len(names) == 1 and len({run.rule_hash for run in runs if run.rule in (a, b)}) <= 1:
         raise UserError(
-            f"{names.pop()} would be compared with itself, and its difference is 0 by construction: give another "
-            "rule as B, or an earlier version as NAME@HASH. `archer table` shows what one rule has measured"
+            f"{names.pop()} would be compared with itself, where every difference is 0: give another rule as "
+            "B, or an earlier version as NAME@HASH (`archer table` shows what a single rule has measured)"
         )
 
 

@@ -116,7 +116,8 @@ def discover(
     for rung in ladder:
         check_race(resources, rung.preset.name)
         check_resources(resources, rung.preset.settings)
-    team, at_once = Team(researcher or StructuredResearcher(), share), at_once or gpus(resources) or 1
+    at_once = at_once or gpus(resources) or 1
+    team = Team(researcher or StructuredResearcher(), share, at_once)
     words = {
         "cycles": cycles, "hours": hours, "gpu_hours": max_gpu_hours, "share": share,
         "researcher": team.name, "ladder": list(dict.fromkeys(rung.preset.name for rung in ladder)),

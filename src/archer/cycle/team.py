@@ -29,10 +29,12 @@ class Team:
 
     A researcher whose predictions are worth less than "no change" loses turns to the structured search, and
     that one to random changes: at a worth of w, a share 1 - w of them (see `archer.judge.standings`).
+    at_once: how many candidates are trained together.
     """
 
     researcher: Researcher
     share: float = SHARE
+    at_once: int = 1
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,6 +42,7 @@ class Team:
 
     def propose(self, context: Context) -> ProposalRecord:
         """The proposal of whoever's turn it is, under a name that is free."""
+        context = replace(context, at_once=self.at_once)
         turn = arm(context, self.share)
         proposer = CONTROLS[turn]() if turn != "researcher" else self._in_turn(context)
         return with_free_name(proposer.propose(context), context)

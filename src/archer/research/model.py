@@ -254,11 +254,14 @@ def choose_model(context: Context, names: Sequence[str]) -> str:
     Worth: the share of a model's judged proposals that were better than their parent on the mean, begun at
     one half with two imaginary proposals, so that a new model gets its turns; a turn without a usable
     proposal was worth nothing. Cost: dollars per turn that cost any, begun likewise at a cent, so that models
-    without a price are compared by worth alone. Raises ResearchError for no names.
+    without a price are compared by worth alone. The little tried are worth more by their uncertainty, one
+    over the root of their tries. Where candidates are trained together, the models divide them in proportion
+    to worth for cost instead (see `_waiting`). Raises ResearchError for no names.
     """
     if not names:
         raise ResearchError("there is no model to choose from: give --model at least once")
     gains = {v.proposal: v.against_parent.mean.difference for v in context.verdicts}
+    waiting = _waiting(context)
 
     def value(name: str) -> tuple[float, int, str]:
         turns = _turns(context, name)
@@ -268,10 +271,26 @@ def choose_model(context: Context, names: Sequence[str]) -> str:
         worth = (1 + sum(gain > 0 for gain in judged)) / (2 + tries)
         paid = sum(p.cost.get("dollars", 0.0) > 0 for p in turns)
         cost = (0.02 + dollars_spent(context, name)) / (2 + paid)
-        uncertainty = 1 / (2 + tries) ** 0.5
-        return ((worth + uncertainty) / cost**0.25, -len(turns), name)
+        uncertainty = 1 / (2 + tries) ** 0.5 if context.at_once == 1 else 0.0
+        return ((worth + uncertainty) / cost**0.25 / (1 + waiting[name]), -len(turns), name)
 
     return max(names, key=value)
+
+
+def _waiting(context: Context) -> Counter[str]:
+    """By how much what waits for its verdict divides each researcher's claim to the next turn.
+
+    That is the proposals of this round and of the one before, 2 N - 1 at most; the last N - 1 count twice, so
+    that a round is shared, and what was shared unevenly in the one before is made up for. A candidate that
+    broke never has a verdict, and is forgotten with its round.
+    """
+    if context.at_once == 1:
+        return Counter()
+    rejected = {rejection.proposal for rejection in context.rejections}
+    judged = {verdict.proposal for verdict in context.verdicts}
+    candidates = [p for p in context.proposals if p.id not in rejected]
+    latest = (*candidates[1 - 2 * context.at_once :], *candidates[1 - context.at_once :])
+    return Counter(p.researcher for p in latest if p.id not in judged)
 
 
 def _cards():

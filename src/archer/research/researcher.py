@@ -71,7 +71,8 @@ class Context:
     in order; rejections hold crashes and divergence too. reach: for a rule, the names of the settings in
     which it differs from its parent. settings: those of the preset; none means mad-lab's own.
     track_record: what `archer.judge.predictions.track_record` made of the past; ranked_record: what it made
-    of the verdicts that rank. now: ISO 8601, UTC.
+    of the verdicts that rank. at_once: how many candidates are trained together, and so proposed without each
+    other's verdicts. now: ISO 8601, UTC.
     """
 
     sources: Mapping[str, str]
@@ -91,6 +92,7 @@ class Context:
     chunk_size: int = 32
     seed: int = 0
     budget_seconds: float | None = None
+    at_once: int = 1
     now: str = ""
 
     def score(self, rule: str, task: str) -> Measurement | None:
