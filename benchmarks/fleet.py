@@ -34,11 +34,13 @@ import torch
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
+from archer.fleet.launch import available_devices, processes_per_device, threads_for
 from archer.fleet.memory import capacity
 from archer.fleet.run import Recipe, Run
 from archer.fleet.standby import prepare
 from archer.fleet.subjects import rule_subject
 from archer.fleet.train import build_model
+from archer.fleet.worker import thread_settings
 from archer.mad import Examples, Setting
 from archer.rules import get_rule, rule_names
 
@@ -241,12 +243,15 @@ vocabulary, another length, other rules."""
 
 def first_steps(members: int) -> dict:
     """Seconds until a process stands by, and from being given a shape to its first optimiser step and
-    evaluation: with empty caches, then with what the first process kept."""
+    evaluation: with empty caches, then with what the first process kept. It has the threads that a training
+    process has here: with one for each of 32 cores, compiling starts 32 processes."""
+    threads = threads_for(processes_per_device(available_devices()))
     with tempfile.TemporaryDirectory(prefix="archer-caches-") as folder:
-        found: dict = {"members": members}
+        found: dict = {"members": members, "threads": threads}
         for name in ("cold", "warm"):
             environment = {
-                **os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+                **thread_settings(threads), "OMP_NUM_THREADS": str(threads), **os.environ,
+                "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
                 "TRITON_CACHE_DIR": f"{folder}/triton", "ARCHER_BEGAN": repr(time.time()),
             }  # fmt: skip
             command = [sys.executable, __file__, "--one-process", "--members", str(members)]

@@ -209,9 +209,10 @@ def test_several_processes_on_one_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_two_gpus_give_the_outcomes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHER_CACHE", str(tmp_path / "cache"))
     runs = [*gpu_runs(2), *gpu_runs(2, setting=MEMORIZE)]
-    both = [
-        o for o in launch(runs, Plan(("cuda:0", "cuda:1"), tmp_path / "two", 4)) if isinstance(o, Outcome)
-    ]
-    one = [o for o in launch(runs, Plan(("cuda:0",), tmp_path / "one", 4)) if isinstance(o, Outcome)]
-    assert {o.device for o in both} == {"cuda:0", "cuda:1"}
+    events: list[dict[str, Any]] = []
+    two = Plan(("cuda:0", "cuda:1"), tmp_path / "two", threads=4)
+    both = [o for o in launch(runs, two, report=events.append) if isinstance(o, Outcome)]
+    alone = Plan(("cuda:0",), tmp_path / "one", threads=4)
+    one = [o for o in launch(runs, alone) if isinstance(o, Outcome)]
+    assert {event["device"] for event in events} == {"cuda:0", "cuda:1"}
     assert sorted(map(results, both)) == sorted(map(results, one))

@@ -49,11 +49,15 @@ def _plan_to_come(device: str, threads: str, say: Say) -> dict[str, Any]:
     return json.loads(sys.stdin.read() or "{}")
 
 
-def _set_threads(threads: int | str) -> None:
-    """Before PyTorch is imported, which reads these once."""
+def thread_settings(threads: int | str) -> dict[str, str]:
+    """The environment of a training process with so many threads, which PyTorch reads once, on import."""
     # Threads that spin while they wait make training ten times slower on cores that others use too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+    return {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
+
+
+def _set_threads(threads: int | str) -> None:
+    for name, value in thread_settings(threads).items():
+        os.environ.setdefault(name, value)
 
 
 def _train(plan: dict[str, Any], say: Say) -> int:
