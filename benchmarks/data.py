@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from archer.errors import exit_plainly
 from archer.mad import BASELINES, GENERATOR_VERSION, SETTINGS, Setting, generate
 from archer.mad.checks import check_setting
 from archer.mad.settings import TASK_NAMES
@@ -71,6 +72,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="all 66 settings")
     parser.add_argument("--repeats", type=int, default=3, help="seeds drawn for each setting")
     arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error("--repeats: expected 1 or more")
     rows = []
     for setting in chosen_settings(arguments.all):
         row = measure(setting, arguments.repeats)
@@ -92,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from archer.errors import exit_plainly
 from archer.judge.history import SETTINGS
 from archer.judge.noise import NoiseFloor, noise_floor, shipped_variance
 from archer.judge.sequential import UntilDecided
@@ -202,6 +203,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--replicates", type=int, default=20000)
     arguments = parser.parse_args()
+    if arguments.replicates < 1:
+        parser.error("--replicates: expected 1 or more")
     shipped = shipped_variance()
     floors, plain, measured = [shipped[task] for task in TASKS], made_up_floors(), measured_floors()
     count, fewer = arguments.replicates, max(arguments.replicates // 5, 100)
@@ -244,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

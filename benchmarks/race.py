@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from archer.cycle.plan import get_preset, recipe_of
+from archer.errors import UserError, exit_plainly
 from archer.fleet.race import Race, Racer, losers
 from archer.fleet.run import Evaluation
 from archer.ledger import Ledger, read_runs
@@ -52,16 +53,24 @@ def read(paths: Iterable[Path]) -> dict[str, RunRecord]:
         elif path.suffix == ".jsonl":
             curves |= outcome_curves(path)
         else:
-            with Ledger.in_folder(path) as ledger:
+            with Ledger.in_folder(path, read_only=True) as ledger:
                 records |= {run.key: run for run in ledger.runs()}
     known = {key: replace(run, curve=curves.get(key, run.curve)) for key, run in records.items()}
     return {key: run for key, run in known.items() if run.curve or run.status == "diverged"}
 
 
 def outcome_curves(path: Path) -> dict[str, tuple[CurvePoint, ...]]:
-    events = (json.loads(line) for line in path.read_text().splitlines())
-    outcomes = [event["outcome"] for event in events if event["event"] == "outcome"]
-    return {o["key"]: tuple(CurvePoint(*row) for row in o["curve"]) for o in outcomes}
+    """The curves of a training process's events, by run. Raises UserError where the file holds none."""
+    try:
+        events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        outcomes = [event["outcome"] for event in events if event["event"] == "outcome"]
+        return {o["key"]: tuple(CurvePoint(*row) for row in o["curve"]) for o in outcomes}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no list of a training process's events, one in a line ({error})"
+        ) from error
 
 
 def grids(records: Iterable[RunRecord]) -> list[Grid]:
@@ -153,7 +162,7 @@ def main() -> None:
     race = Race(tuple(arguments.rungs), arguments.keep, arguments.behind)
     replays = [replay for grid in grids(read(arguments.paths).values()) if (replay := raced(grid, race))]
     if not replays:
-        raise SystemExit("no whole grid with curves in these files: give outcomes with the CSV of their runs")
+        raise UserError("no whole grid with curves in these files: give outcomes with the CSV of their runs")
     by_task = {task: [r for r in replays if r.task == task] for task in sorted({r.task for r in replays})}
     results = {name: summary(found) for name, found in {**by_task, "all": replays}.items()}
     for name, found in results.items():
@@ -162,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

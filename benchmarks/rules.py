@@ -8,14 +8,15 @@ docs/rules.json, from which `python -m archer.rules.describe` makes docs/rules.m
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from archer.errors import exit_plainly
 from archer.rules import get_rule, rule_names
 from archer.rules.inputs import Inputs, random_inputs
 
@@ -84,8 +85,14 @@ def measure(name: str) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rules", nargs="*", metavar="rule", help="built-in rules; all of them if left out")
+    parser.add_argument("--write", action="store_true", help="keep the figures in docs/rules.json")
+    arguments = parser.parse_args()
+    names = [get_rule(name).name for name in arguments.rules] or list(rule_names())
     torch.set_num_threads(1)
-    names = [name for name in sys.argv[1:] if not name.startswith("--")] or list(rule_names())
     lengths = ", ".join(f"{length:,}" for length in LENGTHS)
     setting = {**SETTING, "torch": torch.__version__, "threads": 1, "dtype": "float32", "lengths": lengths}
     print(f"torch {torch.__version__}, CPU, 1 thread; forward and backward at 1,024, growth over {lengths}")
@@ -96,10 +103,10 @@ def main() -> None:
         growth = f"time T^{x['time_exponent']:.2f}  memory T^{x['memory_exponent']:.2f}"
         print(f"{name:28s} {milliseconds:8.1f} ms  {growth}", flush=True)
     text = json.dumps({"setting": setting, "rules": results})
-    if "--write" in sys.argv:
+    if arguments.write:
         Path("docs/rules.json").write_text(json.dumps(json.loads(text), indent=1) + "\n", encoding="utf-8")
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from archer.errors import UserError, unknown
+from archer.errors import UserError, exit_plainly, unknown
 from archer.ledger.history import builtin_history
 from archer.ledger.records import TASKS
 from archer.mad import Preset
@@ -410,18 +410,17 @@ def main() -> None:
     options = parser.parse_args()
     if (options.informed or options.without) and not options.runs:
         parser.error("--informed and --without are for --runs: a history table is what is looked for")
+    if min(options.repeats, options.pool) < 1:
+        parser.error("--repeats and --pool: expected 1 or more")
     started = time.perf_counter()
     space = Space(library_sources())
     more: dict[str, object] = {"landscape": "synthetic, effects resampled from the history"}
     if options.runs or options.history:
-        try:
-            table = (
-                recorded(space, options.runs, options.preset, options.without)
-                if options.runs
-                else of_history(space, options.history)
-            )
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from None
+        table = (
+            recorded(space, options.runs, options.preset, options.without)
+            if options.runs
+            else of_history(space, options.history)
+        )
         lands = [landscape_of(space, table, r, options.informed) for r in range(options.repeats)]
         more = described(table, str(options.runs or options.history), lands[0])
     else:
@@ -477,4 +476,4 @@ def compared(
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

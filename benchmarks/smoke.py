@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
+from archer.errors import exit_plainly
 from archer.fleet.launch import cpu_threads
 from archer.fleet.run import Outcome, Run
 from archer.fleet.train import Options, train
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if min(arguments.epochs, arguments.rounds) < 1:
+        parser.error("--epochs and --rounds: expected 1 or more")
     torch.set_num_threads(cpu_threads())
     preset = get_preset("smoke")
     recipe = replace(recipe_of(preset), epochs=arguments.epochs)
@@ -63,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

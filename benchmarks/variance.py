@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from archer.errors import UserError, exit_plainly
 from archer.judge.history import BASELINE, SETTINGS, rejudge_history
 from archer.judge.noise import (
     Duplicate,
@@ -90,11 +91,14 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = [run for path in arguments.runs for run in read_runs(path)]
     floors = {**from_history(), **from_runs(runs)}
-    write_variance(floors, arguments.to, NOTE)
+    try:
+        write_variance(floors, arguments.to, NOTE)
+    except OSError as error:
+        raise UserError(f"--to {arguments.to} cannot be written: {error.strerror or error}") from error
     for task in TASKS:
         sys.stdout.write(f"{task}: {floors[task].source if task in floors else 'not known'}\n")
     sys.stdout.write(json.dumps({task: round(floors[task].sd, 4) for task in TASKS if task in floors}) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    exit_plainly(main)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -25,3 +26,13 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     hint = f"did you mean '{lowered[near[0]]}'? " if near else ""
     listed = f"Choices: {', '.join(known)}" if known else f"There is no {kind} to choose from"
     return UserError(f"unknown {kind} '{name}': {hint}{listed}")
+
+
+def exit_plainly(main: Callable[[], None]) -> None:
+    """Runs a program beside the command line (`benchmarks/`) as that would be run: a UserError is its message
+    on standard error and status 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error

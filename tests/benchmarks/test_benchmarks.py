@@ -112,8 +112,68 @@ def test_race_replays_the_grids_of_a_ledger(tmp_path: Path) -> None:
 
 def test_race_wants_whole_grids() -> None:
     ended = started("race", ROOT / "results" / "quick.csv")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("no whole grid with curves")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: no whole grid with curves")
+
+
+WRONG = {
+    "missing.csv": (None, "cannot be read: No such file or directory"),
+    "empty.csv": (b"", "line 1: no column of a table of runs"),
+    "other.csv": (b"model,score\nsoftmax,0.5\n", "line 1: no column of a table of runs"),
+    "noise.csv": (b"\xff\xfe\x00", "cannot be read: not text"),
+    "events.jsonl": (b'{"event": "outcome"}\n', "is no list of a training process's events"),
+    "missing.jsonl": (None, "cannot be read: No such file or directory"),
+    "project": (None, "does not exist: nothing has been recorded there yet"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "files"),
+    [
+        ("race", (), tuple(WRONG)),
+        ("search", ("--runs",), ("missing.csv", "other.csv")),
+        ("variance", (), ("missing.csv", "other.csv")),
+    ],
+)
+def test_a_wrong_table_is_a_line_and_status_2(
+    name: str, option: tuple[str, ...], files: tuple[str, ...], tmp_path: Path
+) -> None:
+    for file in files:
+        content, message = WRONG[file]
+        if content is not None:
+            (tmp_path / file).write_bytes(content)
+        before = sorted(tmp_path.iterdir())
+        more = ("--to", tmp_path / "variance.json") if name == "variance" else ()
+        ended = started(name, *option, tmp_path / file, *more)
+        assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("rules", "dekay"), "unknown rule 'dekay': did you mean 'decay'?"),
+        (("rules", "--wriet"), "unrecognized arguments: --wriet"),
+        (("data", "--repeats", 0), "--repeats: expected 1 or more"),
+        (("smoke", "--rounds", 0), "--epochs and --rounds: expected 1 or more"),
+        (("search", "--repeats", 0), "--repeats and --pool: expected 1 or more"),
+        (("power", "--check", "--replicates", 0), "--replicates: expected 1 or more"),
+    ],
+)
+def test_a_wrong_option_is_said_before_anything_is_measured(asked: tuple[str, ...], message: str) -> None:
+    ended = started(*asked)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert message in ended.stderr.splitlines()[-1]
+
+
+def test_variance_says_where_it_cannot_write(tmp_path: Path) -> None:
+    ended = started("variance", "--to", tmp_path / "nowhere" / "variance.json")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert "cannot be written: No such file or directory" in line
 
 
 def test_rules_times_the_rules_that_are_named() -> None:

@@ -131,7 +131,7 @@ def test_a_table_of_the_history_is_a_landscape_too(monkeypatch, capsys):
     assert set(said["best_rules"]) == {"hybrid", "cosine_softmax_error_gated"}
     for name, message in (("five_trials", "5 rules with all scores"), ("six_trials", "did you mean")):
         monkeypatch.setattr(sys, "argv", ["search.py", "--history", name])
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             SEARCH["main"]()
 
 
@@ -146,7 +146,7 @@ def test_too_few_rules_are_refused_in_words(tmp_path):
 def test_a_table_without_every_task_says_which_rule_lacks_what(table, monkeypatch):
     write_runs(table, [one for one in read_runs(table) if one.task not in ("Compress", "Memorize")])
     monkeypatch.setattr(sys, "argv", ["search.py", "--runs", str(table), "--repeats", "1"])
-    with pytest.raises(SystemExit, match=r"error: .*baseline\.csv, preset baseline: 0 rules") as said:
+    with pytest.raises(UserError, match=r"baseline\.csv, preset baseline: 0 rules") as said:
         SEARCH["main"]()
     assert "gated_delta_net: no score on Compress, Memorize" in str(said.value)
 
@@ -156,5 +156,5 @@ def test_what_is_no_table_of_runs_is_refused_in_a_line(tmp_path, monkeypatch, ro
     path = tmp_path / "table.csv"
     write_runs(path, []) if rows is None else path.write_text(rows)
     monkeypatch.setattr(sys, "argv", ["search.py", "--runs", str(path)])
-    with pytest.raises(SystemExit, match="missing column" if rows else "holds no run"):
+    with pytest.raises(UserError, match="missing column" if rows else "holds no run"):
         SEARCH["main"]()

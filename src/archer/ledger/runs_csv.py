@@ -128,6 +128,8 @@ def _check_header(header: list[str], path: Path) -> None:
     if missing or len(set(header)) != len(header):
         names = ", ".join(map(repr, missing))
         problem = f"missing column {names}" if missing else "a column stands there twice"
+        if len(missing) == len(COLUMNS):
+            problem = "no column of a table of runs (`archer table --runs --csv FILE` writes one)"
         raise TableError(f"{path}, line 1: {problem}; expected {', '.join(COLUMNS)}")
 
 
