@@ -10,12 +10,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 
 import pytest
 
 from archer.errors import UserError
 from archer.verify import contain, control_group
-from archer.verify.contain import Ending, Limits, WallFailed, WallMissing, read_scratch, start, walls
+from archer.verify.contain import (
+    Contained,
+    Ending,
+    Limits,
+    WallFailed,
+    WallMissing,
+    read_scratch,
+    start,
+    walls,
+)
 
 SETS = {
     "all walls": (),
@@ -330,6 +341,8 @@ def test_it_dies_with_the_process_that_started_it(tmp_path, without):
     code = f"""
 import sys, threading, time
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 from archer.verify.contain import start
 def begin():
     global process
@@ -462,6 +475,8 @@ def test_a_link_in_a_folder_that_is_bound_as_well_keeps_nothing_from_starting(tm
 WRITTEN = """
 import sys
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 from archer.verify.contain import start
 
 def main():
@@ -508,3 +523,15 @@ def test_scratch_is_read_with_distrust(tmp_path):
             read_scratch(scratch, name)
     with pytest.raises(UserError, match="at most 0"):
         read_scratch(scratch, "deep/good", limit=0)
+
+
+def test_what_was_said_before_the_other_stream_ran_over_is_heard():
+    """Two threads read the two streams: an endless one may be read before a line that was written first."""
+    killed = []
+    over = SimpleNamespace(_lock=Lock(), _count=11, limits=Limits(output_bytes=10), kill=killed.append)
+    reading, writing = os.pipe()
+    os.write(writing, b"loaded\n")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        assert list(Contained._blocks(over, stream)) == [b"loaded\n"]  # type: ignore[arg-type]
+    assert killed == ["output"]

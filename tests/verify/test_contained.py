@@ -12,7 +12,7 @@ from archer.errors import UserError
 from archer.rules import get_rule
 from archer.verify import Verification, contain, verify_contained, verify_mixer_contained, verify_rule
 from archer.verify.contain import Limits, WallFailed
-from archer.verify.contained import _parse
+from archer.verify.contained import _after_start, _parse
 from archer.verify.result import MalformedResult
 
 QUICK = Limits(memory_bytes=6 * 2**30, cpu_seconds=40, wall_seconds=60, output_bytes=2**18, file_bytes=2**20)
@@ -84,6 +84,24 @@ def test_libraries_that_the_walls_keep_from_it_are_not_the_candidates_rejection(
     monkeypatch.setattr(contain, "_python_folders", lambda gpu: python)
     with pytest.raises(WallFailed, match=r"the process behind the walls failed .*(torch|Permission)"):
         verify_contained(GOOD, "mine", limits=QUICK)
+    refused = verify_contained("import os\n" + PARENT, "mine", limits=QUICK)  # read before PyTorch is loaded
+    assert [check.name for check in refused.failed] == ["language"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], None),
+        (["ready", "read"], None),
+        (["ready", "read", "Killed"], None),
+        (["ready"], []),  # it ended while the text was read
+        (["ready", "", "{}"], ["", "{}"]),
+        (["ready", "read", "loaded"], []),
+        (["ready", "read", "loaded", "read"], ["read"]),
+    ],
+)
+def test_who_failed_follows_from_how_far_the_process_came(lines, said):
+    assert _after_start(lines) == said
 
 
 MIXER = (

@@ -220,7 +220,8 @@ class Contained:
             del self._error[:-STDERR_BYTES]
 
     def _blocks(self, stream: IO[bytes] | None) -> Iterator[bytes]:
-        """What comes out of a stream, up to the limit that both streams share."""
+        """What comes out of a stream, up to the limit that both streams share. The block that exceeds it
+        comes too: it may hold what was said before the other stream ran over."""
         assert stream is not None
         with stream:
             while block := os.read(stream.fileno(), 65_536):
@@ -229,8 +230,9 @@ class Contained:
                     over = self._count > self.limits.output_bytes
                 if over:
                     self.kill("output")
-                    return
                 yield block
+                if over:
+                    return
 
     def _watch(self) -> None:
         """Stops it when its time is up, or when its processes together take too much."""

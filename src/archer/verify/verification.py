@@ -46,6 +46,13 @@ def verify_rule(
     return _check_rule(rule, compared, finder, language, allow_many, trust, lengths, chunk_size)
 
 
+def refusal(source: str, name: str, trust: bool) -> Verification | None:
+    """What the language wall says of a text that it refuses; None where it lets the text through. Nothing is
+    executed, and PyTorch is not imported."""
+    language = _language(source, name, trust)
+    return None if language.passed else Verification(name, False, (language,), trusted=trust)
+
+
 class Finder:
     """Finds rules by name: built-in ones, and further ones given as texts."""
 
