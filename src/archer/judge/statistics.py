@@ -9,6 +9,7 @@ docs/design/statistics.md says why, and what simulation says of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,31 @@ def moderate(given: Evidence) -> Moderated:
     total = own_df + given.prior_df
     with np.errstate(divide="ignore", invalid="ignore"):
         pooled = (own_df * own + given.prior_df * prior) / total
-        limit = stats.f.isf(OUTLYING, np.maximum(own_df, 1), np.maximum(given.prior_df, 1e-9))
+        limit = _limits(np.maximum(own_df, 1), np.maximum(given.prior_df, 1e-9))
         outlying = (own_df > 0) & (given.prior_df > 0) & (own > limit * prior)
     variance = np.where(outlying, own, pooled)
     return Moderated(np.where(total > 0, variance, np.nan), np.where(outlying, own_df, total))
+
+
+def _limits(own_df: Array, prior_df: Array) -> Array:
+    """How many times the known variance own noise may be before it is outlying. Of a million comparisons few
+    differ in their degrees of freedom: each pair is asked for once, here as below."""
+    own, row = np.unique(own_df, return_inverse=True)
+    prior, column = np.unique(prior_df, return_inverse=True)
+    table = [_limit(one, other) for one in own.tolist() for other in prior.tolist()]
+    return np.asarray(table)[row * prior.size + column].reshape(own_df.shape)
+
+
+@cache
+def _limit(own_df: float, prior_df: float) -> float:
+    return float(stats.f.isf(OUTLYING, own_df, prior_df))
+
+
+def _t_above(tail: float, degrees_of_freedom: Any) -> Array:
+    """What Student's t exceeds with probability `tail`."""
+    asked = np.asarray(degrees_of_freedom, dtype=float)
+    numbers, place = np.unique(asked, return_inverse=True)
+    return stats.t.isf(tail, numbers)[place].reshape(asked.shape)
 
 
 def standard_error(given: Evidence, moderated: Moderated) -> Array:
@@ -102,7 +124,7 @@ def two_sided_p(difference: Array, error: Array, degrees_of_freedom: Array) -> A
 
 def interval(difference: Array, error: Array, degrees_of_freedom: Array, level: float) -> tuple[Array, Array]:
     """The central interval of the difference at `level`, e.g. 0.95."""
-    half = stats.t.isf((1 - level) / 2, degrees_of_freedom) * error
+    half = _t_above((1 - level) / 2, degrees_of_freedom) * error
     return difference - half, difference + half
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -75,14 +75,20 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
+@cache
+def _form(hint: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Whether a declared type is a record; its origin; its arguments: asked for every value of every run."""
+    return is_dataclass(hint), get_origin(hint), get_args(hint)
+
+
 def _refuse(where: str, value: Any, expected: str) -> LedgerError:
     return LedgerError(f"{where} is {value!r} ({type(value).__name__}): expected {expected}")
 
 
 def _encode(value: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint):
+    is_record, origin, arguments = _form(hint)
+    if is_record:
         return _encode_record(value, hint, where)
-    origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
@@ -151,9 +157,9 @@ def _encode_free(value: Any, where: str) -> Any:
 
 
 def _decode(value: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint):
+    is_record, origin, arguments = _form(hint)
+    if is_record:
         return _decode_record(value, hint, where)
-    origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if value is None:
             return None
