@@ -67,7 +67,7 @@ def verified_once(source: str, name: str, **asked: Any) -> Any:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
+def world(monkeypatch: pytest.MonkeyPatch, counted_here: None) -> Callable[[World], None]:
     """Instead of training: what a run scores, said by a function. Everything else is real."""
 
     def make(score: World) -> None:
