@@ -23,9 +23,9 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     known = sorted(str(choice) for choice in choices)
     lowered = {choice.lower(): choice for choice in known}
     near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    hint = f"did you mean '{lowered[near[0]]}'? " if near else ""
+    hint = f": did you mean '{lowered[near[0]]}'?" if near else "."
     listed = f"Choices: {', '.join(known)}" if known else f"There is no {kind} to choose from"
-    return UserError(f"unknown {kind} '{name}': {hint}{listed}")
+    return UserError(f"unknown {kind} '{name}'{hint} {listed}")
 
 
 def exit_plainly(main: Callable[[], None]) -> None:

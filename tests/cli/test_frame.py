@@ -173,6 +173,16 @@ def test_a_piped_table_keeps_its_columns() -> None:
     assert probe(body).stdout == "x" * 150 + "\n"
 
 
+def test_a_piped_line_of_progress_is_not_broken() -> None:
+    ended = probe("""
+        from archer.cli.progress import LiveWatcher
+        with LiveWatcher() as watcher:
+            watcher.phase("history", "word " * 60)
+            watcher.note("word " * 60)
+    """)
+    assert [len(line.split()) for line in ended.stderr.splitlines()] == [63, 60]
+
+
 def test_json_has_no_nan() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         print_json({"score": float("nan")})
@@ -182,8 +192,8 @@ def test_unknown_gives_the_nearest_and_the_choices() -> None:
     error = unknown("rule", "Delta_nett", ["softmax", "delta_net"])
     assert isinstance(error, UserError)
     assert str(error) == "unknown rule 'Delta_nett': did you mean 'delta_net'? Choices: delta_net, softmax"
-    assert str(unknown("rule", "zzz", ["softmax"])) == "unknown rule 'zzz': Choices: softmax"
-    assert str(unknown("rule", "zzz", [])) == "unknown rule 'zzz': There is no rule to choose from"
+    assert str(unknown("rule", "zzz", ["softmax"])) == "unknown rule 'zzz'. Choices: softmax"
+    assert str(unknown("rule", "zzz", [])) == "unknown rule 'zzz'. There is no rule to choose from"
 
 
 def test_every_command_module_has_a_command() -> None:

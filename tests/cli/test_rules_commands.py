@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.cli.program import archer, data, output, refusal
 from tests.cli.project import CANDIDATE, RULE, write_project
 
+from archer.cli.new import write_new
+from archer.cli.report import _time_decoding
+from archer.errors import UserError
+from archer.report import costs
 from archer.rules import get_rule, rule_names
 from archer.rules.compose import compose, grammar
 
@@ -140,3 +146,23 @@ def test_wrong_input(tmp_path: Path) -> None:
     assert "did you mean 'softmax'" in refusal("verify", tmp_path / "mine.py", "--parent", "softmx")
     assert "--argument is for modules" in refusal("bench", "decay", "--argument", "heads=4", "-p", tmp_path)
     assert not list(tmp_path.glob("*.sqlite"))
+
+
+def refuse_to_write(*given: object, **more: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In this process: whoever runs the tests as root may write everywhere."""
+    monkeypatch.setattr(Path, "open", refuse_to_write)
+    with pytest.raises(UserError, match=r"mine\.py cannot be written: Permission denied"):
+        write_new("mine", "delta_net", tmp_path)
+
+
+def test_a_project_that_cannot_keep_the_times_of_decoding_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(costs, "measure_decoding", refuse_to_write)
+    laboratory = SimpleNamespace(ledger=SimpleNamespace(runs=lambda keys: ()), known_rules=list)
+    with pytest.raises(UserError, match="cannot keep the times: Permission denied"):
+        _time_decoding(laboratory, SimpleNamespace(run_keys=()), tmp_path)  # type: ignore[arg-type]

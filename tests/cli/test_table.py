@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cli.program import data, output, refusal
+from tests.cli.program import archer, data, output, refusal
 from tests.cli.project import CANDIDATE, EXACT, diverge, make_run, make_runs, write_project
 
 from archer.ledger import Ledger, read_runs
@@ -41,6 +41,13 @@ def test_each_preset_has_a_table_with_every_rule_on_one_line(project: Path, colu
     assert (scores[3], scores[7], scores[8]) == ("–", "–", "3")
     assert "Missing for hybrid: Fuzzy Recall: 3 diverged" in " ".join(quick.split())
     assert any(line.startswith("noise, 1 seed") for line in quick.splitlines())
+
+
+def test_a_terminal_too_narrow_for_a_table_cuts_no_figure_off(project: Path) -> None:
+    """It breaks the lines of a page of 80 columns; Rich would end figures, and names, in an ellipsis."""
+    for asked in (("table", "-p", project, "--preset", "quick"), ("history",), ("mad",)):
+        assert archer(*asked, columns=60).stdout == output(*asked, columns=80)
+    assert "…" not in output("history", columns=80)
 
 
 @pytest.mark.parametrize("columns", [80, 99, 100, 110, 119, 120, 160])

@@ -215,6 +215,8 @@ def test_what_is_no_table(tmp_path: Path) -> None:
         read_table(tmp_path)
     with pytest.raises(TableError, match="there is no folder"):
         read_table(tmp_path / "absent" / "table.csv")
+    with pytest.raises(TableError, match=r"/table\.csv does not exist; there is no table beside it$"):
+        read_table(tmp_path / "table.csv")
     path = tmp_path / "history.csv"
     for content in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"model\0\0"):
         path.write_bytes(content)

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 160
 """Columns assumed for a stream that is no terminal, unless the variable COLUMNS says otherwise."""
 
+LEAST_WIDTH = 80
+"""What a table needs to show each figure whole. A narrower terminal breaks the lines; no digit is cut off."""
+
 
 def results() -> Console:
     """The console for what was asked for: tables, paths, verdicts. Standard output."""
-    return _console(sys.stdout)
+    console = _console(sys.stdout)
+    console.width = max(console.width, LEAST_WIDTH)
+    return console
 
 
 def progress() -> Console:

@@ -93,4 +93,6 @@ def write_new(name: str, parent: str, folder: Path) -> Path:
             file.write(TEMPLATE.format(name=name, title=title, parent=parent, gamma=FIRST_GAMMA))
     except FileExistsError as error:
         raise UserError(f"{path} is there already; choose another name, or move it away") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     return path

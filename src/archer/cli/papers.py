@@ -29,9 +29,9 @@ def command(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many cards at most.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """What papers say about a mechanism: 60 cards in our own words, searched without a network.
+    """What papers say about a mechanism, offline.
 
-    A card's id shows the whole card.
+    60 cards in our own words, searched without a network. A card's id shows the whole card.
 
     Example: archer papers softmax temperature
     """

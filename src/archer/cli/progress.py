@@ -56,13 +56,17 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
 
     def phase(self, name: str, detail: str = "") -> None:
         """One line: what begins, and with what."""
-        self.console.print(
+        self._say(
             f"[bold]{PHASES.get(name, name)}[/bold]" + (f"  [dim]{_plain(detail)}[/dim]" if detail else "")
         )
 
     def note(self, message: str) -> None:
         """A sentence, indented under its phase."""
-        self.console.print(f"  {_plain(message)}")
+        self._say(f"  {_plain(message)}")
+
+    def _say(self, line: str) -> None:
+        """One line; only a terminal breaks it."""
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
 
     def training(self, runs: int, known: int) -> None:
         """Starts the bar over all runs."""

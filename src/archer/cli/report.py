@@ -120,7 +120,10 @@ def _time_decoding(laboratory: Laboratory, cycle: CycleRecord, project: Path) ->
     rules = {rule.name: rule for rule in laboratory.known_rules()}
     if layers := len({run.rule for run in runs} & rules.keys()):
         print_note(f"timing {layers} layer{'s' * (layers > 1)}, one token at a time")
-    measure_decoding(runs, rules, project)
+    try:
+        measure_decoding(runs, rules, project)
+    except OSError as error:
+        raise UserError(f"'{project}' cannot keep the times: {error.strerror or error}") from error
 
 
 def _write(note: Note, folder: Path, name: str = "report") -> tuple[Path, ...]:

@@ -169,7 +169,7 @@ def _nearest_file(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     near = get_close_matches(path.name, names, n=3, cutoff=0.5)
     near = near or sorted(name for name in names if name.endswith((".csv", ".tsv", ".txt")))[:5]
-    return f"; nearest in {path.parent}: {', '.join(near)}" if near else f" in {path.parent}"
+    return f"; nearest in {path.parent}: {', '.join(near)}" if near else "; there is no table beside it"
 
 
 def _text(content: bytes, path: Path) -> str:
