@@ -18,10 +18,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 run: $(VENV)/.installed
 	@$(BIN)/python -m archer run $(ARGS)
 
+# pyright takes a minute of one core: it runs beside the tests.
 test: override MARKED := -m "not slow and not gpu"
-test: lint types pytest
-
-test-all: lint types pytest
+test test-all: lint
+	@$(MAKE) --no-print-directory -j2 types pytest MARKED='$(MARKED)'
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/python -m ruff check .

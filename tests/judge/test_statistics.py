@@ -164,3 +164,17 @@ def test_noise_below_a_ceiling_is_what_draws_show() -> None:
     for room in (0.0, 0.005, 0.03, 1.0):
         shown = np.var(np.minimum(draws, room))
         assert _variance_below(np.asarray(room), np.asarray(0.02)) == pytest.approx(shown, rel=0.01)
+
+
+def test_every_comparison_is_judged_by_its_own_degrees_of_freedom() -> None:
+    own, prior = (
+        np.asarray([[1.0, 2.0, 2.0], [7.0, 1.0, 2.0]]),
+        np.asarray([[4.0, 6.5, 4.0], [1e-9, 6.5, 3.0]]),
+    )
+    np.testing.assert_array_equal(
+        statistics._limits(own, prior), stats.f.isf(statistics.OUTLYING, own, prior)
+    )
+    freedom = own + prior
+    low, high = statistics.interval(np.zeros(()), np.ones(()), freedom, 0.95)
+    np.testing.assert_array_equal(high, stats.t.isf((1 - 0.95) / 2, freedom))
+    np.testing.assert_array_equal(low, -high)
