@@ -259,16 +259,16 @@ def test_a_full_disk_while_the_report_is_written(tmp_path: Path, monkeypatch: py
 def test_a_full_disk_where_a_training_process_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preset, write_text = tiny(**ONE_TASK), Path.write_text
+    preset, mkdir = tiny(**ONE_TASK), Path.mkdir
 
-    def full(path: Path, *arguments: Any, **options: Any) -> int:
-        if path.name == "plan.json":
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "checkpoints":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return write_text(path, *arguments, **options)
+        mkdir(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
-        with pytest.raises(UserError, match=r"plan\.json cannot be written"):
+        patch.setattr(Path, "mkdir", full)
+        with pytest.raises(UserError, match=r"checkpoints cannot be written"):
             bench(["softmax"], tmp_path, preset=preset, resources=PLAIN)
     assert bench(["softmax"], tmp_path, preset=preset, resources=PLAIN).cycle.state == "finished"
 

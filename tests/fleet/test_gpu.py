@@ -6,11 +6,9 @@ PYTHONPATH=src python -m pytest tests/fleet/test_gpu.py -q        # torch, numpy
 from __future__ import annotations
 
 import json
-import os
 import signal
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load
+from tests.fleet.tiny import load, training_process
 
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
@@ -28,7 +26,7 @@ from archer.fleet.launch import Plan, launch
 from archer.fleet.run import Outcome, Recipe, Run
 from archer.fleet.subjects import rule_subject
 from archer.fleet.train import Options, build_model, train
-from archer.fleet.wire import outcome_from_json, runs_to_json
+from archer.fleet.wire import outcome_from_json
 from archer.mad import Setting
 from archer.model.backbone import Region
 from archer.rules import get_rule
@@ -158,16 +156,6 @@ def test_bf16_ends_where_float32_ends() -> None:
     assert abs(mean["fp32"] - mean["bf16"]) < max(3 * error, 0.01), (mean, error)
 
 
-def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
-    """A real training process on the GPU, with a checkpoint after every epoch."""
-    options = {"device": "cuda:0", "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
-    plan = {**runs_to_json(runs), "options": options, "threads": 4, "data_dir": None}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "archer.fleet.worker", str(folder / "plan.json")]
-    environment = {**os.environ, "ARCHER_CACHE": str(folder / "cache")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
 def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> list[Outcome]:
     """What a process says until its end, or until it is killed after so many epochs."""
     found, epochs = [], 0
@@ -187,9 +175,9 @@ def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> l
 
 def test_killed_on_the_gpu_it_ends_with_the_same_results(tmp_path: Path) -> None:
     runs = gpu_runs(3, epochs=10)
-    assert heard(begin(tmp_path, runs), runs, kill_after=4) == []
+    assert heard(training_process(tmp_path, runs, device="cuda:0"), runs, kill_after=4) == []
     assert list((tmp_path / "checkpoints").glob("fleet-*.pt"))
-    resumed = heard(begin(tmp_path, runs), runs, kill_after=10**9)
+    resumed = heard(training_process(tmp_path, runs, device="cuda:0"), runs, kill_after=10**9)
     undisturbed = sorted(map(results, train(runs, Options(device="cuda:0"), load=load)))
     assert sorted(map(results, resumed)) == undisturbed
 

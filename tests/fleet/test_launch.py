@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load, tiny_runs
+from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.checkpoint import checkpoint_path
-from archer.fleet.launch import Crash, Plan, launch, main
+from archer.fleet.groups import Waiting
+from archer.fleet.launch import Crash, PlainProcess, Plan, launch, main
 from archer.fleet.run import Outcome, Run
 from archer.fleet.train import Options, train
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
@@ -44,6 +47,10 @@ class Scripted:
 
     def __init__(self, lines: list[str], end: str = "status 137") -> None:
         self.said, self.ended, self.killed = lines, end, False
+        self.plans: list[dict[str, Any]] = []
+
+    def give(self, text: str) -> None:
+        self.plans.append(json.loads(text))
 
     def lines(self) -> Iterator[str]:
         yield from self.said
@@ -113,13 +120,89 @@ def test_a_device_takes_several_processes(plan: Plan) -> None:
     runs = [*tiny_runs(2), *tiny_runs(2, setting="compress")]
     two = replace(plan, devices=("cpu",), processes_per_device=2)
     heard: list[dict[str, object]] = []
-    found = [o for o in launch(runs, two, report=heard.append) if isinstance(o, Outcome)]
+    given: list[dict[str, Any]] = []
+
+    class Listening(PlainProcess):
+        def give(self, text: str) -> None:
+            given.append(json.loads(text))
+            super().give(text)
+
+    found = [o for o in launch(runs, two, start=Listening, report=heard.append) if isinstance(o, Outcome)]
     assert sorted(map(results, found)) == sorted(map(results, train(runs, load=load)))
     assert {event["device"] for event in heard} == {"cpu (1)", "cpu (2)"}
-    for place in range(2):
-        given = json.loads((plan.scratch / f"device-{place}" / "plan.json").read_text())
-        assert given["options"]["memory_share"] == 0.5
-        assert len(given["runs"]) == 2
+    assert [one["options"]["memory_share"] for one in given] == [0.5, 0.5]
+    assert [len(one["runs"]) for one in given] == [2, 2]
+
+
+class Gated(Scripted):
+    """A training process that says "done" after each plan, the first time once it may."""
+
+    def __init__(self, may: threading.Event, wanted: int, then: threading.Event) -> None:
+        super().__init__([], "")
+        self.may, self.wanted, self.then = may, wanted, then
+
+    def lines(self) -> Iterator[str]:
+        assert self.may.wait(60), "the other place never had as many groups as it could have taken"
+        while True:
+            if len(self.plans) == self.wanted:
+                self.then.set()
+            yield '{"event": "done"}'
+
+
+def test_whoever_is_free_takes_the_next_group(plan: Plan) -> None:
+    """While the first is busy with one group, the second trains the three others."""
+    runs = [
+        run
+        for setting, chunk in (("recall", 8), ("compress", 8), ("recall", 4), ("compress", 4))
+        for run in tiny_runs(1, setting=setting, chunk_size=chunk)
+    ]
+    at_once, when_over = threading.Event(), threading.Event()
+    at_once.set()
+    busy, free = Gated(when_over, 1, threading.Event()), Gated(at_once, 3, when_over)
+    waiting = {"device-0": busy, "device-1": free}
+    assert list(launch(runs, plan, start=lambda command, scratch, gpu: waiting[scratch.name])) == []
+    assert [len(process.plans) for process in (busy, free)] == [1, 3]
+    assert [run.setting.task for run in runs_from_json(busy.plans[0])] == ["Context Recall"]
+    given = [run.setting.task for plan in free.plans for run in runs_from_json(plan)]
+    assert given == ["Context Recall", "Compress", "Compress"], "its own, the heaviest first, then another's"
+
+
+def test_nobody_takes_what_another_device_can_begin_itself(plan: Plan) -> None:
+    """One heavy group and two light ones: they go to two devices, two processes each, by their weight."""
+    heavy = tiny_runs(4, epochs=40)
+    light = [*tiny_runs(1, setting="compress"), *tiny_runs(1, setting="compress", chunk_size=4)]
+    waiting = Waiting([*light, *heavy], devices=2)
+    assert [(place, len(group)) for place, group in waiting.first(4)] == [(0, 4), (1, 1), (3, 1)]
+    waiting = Waiting([*light, *heavy], devices=2)
+    assert [(place, len(group)) for place, group in waiting.first(2)] == [(0, 4), (1, 1)]
+    assert [waiting.take(0), waiting.take(1)] == [[light[1]], []]
+
+
+def test_a_process_with_a_past_is_no_proof_against_a_group(plan: Plan) -> None:
+    """It trained one group and dies with the next: that is tried once more, in a process of its own."""
+    runs = [*tiny_runs(1), *tiny_runs(1, setting="compress")]
+    first, second = train(runs, load=load)
+    done = '{"event": "done"}'
+    found = launch_scripted(runs, plan, Scripted([line(first), done]), Scripted([line(second), done], ""))
+    assert found == [first, second]
+    found = launch_scripted(runs, plan, Scripted([line(first), done]), Scripted([]))
+    assert found[0] == first
+    assert isinstance(found[1], Crash)
+
+
+def test_a_training_process_trains_one_plan_after_the_other(tmp_path: Path) -> None:
+    plans = [tiny_runs(2), tiny_runs(1, setting="compress"), tiny_runs(1, rule="softmax")]
+    process = training_process(tmp_path, *plans)
+    said, _ = process.communicate(timeout=240)
+    events = [json.loads(line) for line in said.splitlines()]
+    assert process.returncode == 0
+    assert [event["event"] for event in events if event["event"] in ("ready", "start", "done")] == [
+        "ready", *("start", "done") * 3
+    ]  # fmt: skip
+    runs = [run for plan in plans for run in plan]
+    keys = {run.key for run in runs}
+    found = [outcome_from_json(e["outcome"], keys) for e in events if e["event"] == "outcome"]
+    assert list(map(results, found)) == list(map(results, train(runs, load=load)))
 
 
 def test_checkpoints_go_where_their_group_goes(plan: Plan) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load, tiny_runs
+from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.launch import Crash, Plan, launch
 from archer.fleet.race import Race, Racer, losers, starters, together
 from archer.fleet.run import Evaluation, Outcome, Run
 from archer.fleet.train import Options, train
-from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_to_json
+from archer.fleet.wire import outcome_from_json, outcome_to_json
 
 RACE = Race(rungs=(0.5,), keep=0.5, behind=0.02)
 EAGER = Race(rungs=(0.25, 0.5), keep=0.4, behind=-1.0)
@@ -154,26 +151,13 @@ def test_a_diverging_run_diverges_in_a_race_too() -> None:
     assert any(o.status == "finished" for o in found.values())
 
 
-def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
-    """A training process that races, with a checkpoint after every epoch."""
-    options = {
-        "device": "cpu", "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0,
-        "largest": 5, "race": asdict(EAGER),
-    }  # fmt: skip
-    plan = {**runs_to_json(runs), "options": options, "threads": 1, "data_dir": None}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "archer.fleet.worker", str(folder / "plan.json")]
-    environment = {**os.environ, "ARCHER_CACHE": str(folder / "cache")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
 @pytest.mark.slow
 def test_a_race_that_is_killed_ends_as_it_would_have(tmp_path: Path) -> None:
     """Killed after each few lines: those who left are remembered in the checkpoint."""
     runs = grid()
     left, found = {run.key: run for run in runs}, {}
     for lines in (3, 5, 5, 6, 10**9):
-        process = begin(tmp_path, list(left.values()))
+        process = training_process(tmp_path, list(left.values()), largest=5, race=asdict(EAGER))
         assert process.stdout is not None
         for number, line in enumerate(process.stdout):
             event = json.loads(line)
@@ -202,6 +186,8 @@ def test_a_drop_without_a_race_is_not_believed(tmp_path: Path) -> None:
     line = json.dumps({"event": "outcome", "outcome": {**said, "validation": None}})
 
     class Liar:
+        def give(self, text: str) -> None: ...
+
         def lines(self):
             yield line
 

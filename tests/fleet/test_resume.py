@@ -6,33 +6,19 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from tests.fleet.test_fleet import results
-from tests.fleet.tiny import load, tiny_runs
+from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from archer.fleet.run import Run
 from archer.fleet.train import Options, train
-from archer.fleet.wire import outcome_from_json, runs_to_json
+from archer.fleet.wire import outcome_from_json
 
 ROUNDS = 20
-
-
-def begin(folder: Path, runs: list[Run]) -> subprocess.Popen[str]:
-    """A real training process on these runs, with a checkpoint after every epoch."""
-    options = {"device": "cpu", "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
-    plan = {**runs_to_json(runs), "options": options, "threads": 1, "data_dir": None}
-    path = folder / "plan.json"
-    path.write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "archer.fleet.worker", str(path)]
-    environment = {**os.environ, "ARCHER_CACHE": str(folder / "cache")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.slow
@@ -41,7 +27,7 @@ def test_killed_twenty_times_it_ends_with_the_same_results(tmp_path: Path) -> No
     left = {run.key: run for run in runs}
     found, kills, chance = [], 0, random.Random(0)
     while left:
-        process = begin(tmp_path, list(left.values()))
+        process = training_process(tmp_path, list(left.values()))
         assert process.stdout is not None
         lines_until_kill = chance.randrange(1, 5) if kills < ROUNDS else 10**9
         for number, line in enumerate(process.stdout):

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 from archer.fleet.run import Recipe, Run
 from archer.fleet.subjects import rule_subject
+from archer.fleet.wire import runs_to_json
 from archer.mad import Examples, Setting, generate
 from archer.rules import get_rule
 
@@ -34,3 +42,18 @@ def tiny_runs(
 def load(setting: Setting, seed: int, split: str) -> Examples:
     """Generated anew: tests leave the cache alone."""
     return generate(setting, seed, split)  # type: ignore[arg-type]
+
+
+def training_process(
+    folder: Path, *plans: list[Run], device: str = "cpu", **options: Any
+) -> subprocess.Popen[str]:
+    """A real training process that is told these plans, with a checkpoint after every epoch."""
+    here = {"device": device, "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
+    path = folder / "plans.jsonl"
+    orders = ({**runs_to_json(runs), "options": {**here, **options}, "data_dir": None} for runs in plans)
+    path.write_text("".join(json.dumps(order) + "\n" for order in orders))
+    with open(path) as told:
+        return subprocess.Popen(
+            [sys.executable, "-m", "archer.fleet.worker", device, "1"], stdin=told, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, "ARCHER_CACHE": str(folder / "cache")},
+        )  # fmt: skip

@@ -41,8 +41,7 @@ class ContainedProcess:
         )  # fmt: skip
 
     def give(self, text: str) -> None:
-        self.contained.send(text)
-        self.contained.close_input()
+        self.contained.send(text + "\n")
 
     def lines(self) -> Iterator[str]:
         return self.contained.lines()
@@ -51,6 +50,7 @@ class ContainedProcess:
         self.contained.kill()
 
     def end(self) -> str:
+        self.contained.close_input()
         ending = self.contained.wait()
         if ending.reason == "finished" and ending.status == 0:
             return ""

@@ -1,4 +1,4 @@
-"""Archer's side of training: divides runs among devices, starts training processes on each, listens.
+"""Archer's side of training: starts training processes on each device, hands out groups of runs, listens.
 
     python -m archer.fleet.launch PLAN.json OUTCOMES.jsonl [--processes N]
 
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from archer.errors import UserError
 from archer.fleet.checkpoint import checkpoint_path
+from archer.fleet.groups import Waiting
 from archer.fleet.race import Race, race_from_json
 from archer.fleet.run import Outcome, Run
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
@@ -39,9 +40,10 @@ Event = dict[str, Any]
 
 
 class Process(Protocol):
-    """A started training process: its lines as they come, and how it ended, in words ("" for well).
+    """A started training process, which is given one plan after the other.
 
-    give: the plan, for one that stands by.
+    give: a plan, in one line. lines: what it says. end: there are no more plans; waits until it has ended,
+    and says how, in words ("" for well).
     """
 
     def give(self, text: str) -> None: ...
@@ -66,9 +68,9 @@ class Crash:
 class Plan:
     """Where and how to train.
 
-    devices: "cpu", "cuda:0", ... threads: for each process. processes_per_device: at most; a process without
-    a group of its own is not started. scratch: where processes keep their plans, logs and checkpoints.
-    race: drop the grid points that lose clearly; None for none.
+    devices: "cpu", "cuda:0", ... threads: for each process. processes_per_device: at most; no more are
+    started than there are groups. scratch: where processes keep their logs and checkpoints. race: drop the
+    grid points that lose clearly; None for none.
     """
 
     devices: tuple[str, ...]
@@ -109,8 +111,9 @@ class PlainProcess:
 
     def give(self, text: str) -> None:
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError), self.process.stdin as pipe:
-            pipe.write(text)
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(text + "\n")
+            self.process.stdin.flush()
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout is not None
@@ -121,9 +124,10 @@ class PlainProcess:
         self.process.kill()
 
     def end(self) -> str:
-        status = self.process.wait()
-        if self.process.stdin is not None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
+        status = self.process.wait()
         if status == 0:
             return ""
         last = self.log.read_text(errors="replace")[-4000:].strip().splitlines()
@@ -145,15 +149,16 @@ def launch(
     started at all (OSError on a full disk). standby: has processes that wait for their plan; one that ends
     before it began is replaced by a new one.
     """
-    shares = _divide(runs, plan)
+    waiting = Waiting(runs, len(plan.devices))
     messages: queue.Queue[tuple[int, Outcome | Crash | Event | Exception | None]] = queue.Queue()
-    processes: list[_Share] = [
-        _Share(index, share, plan, start, messages, standby) for index, share in enumerate(shares) if share
+    places = [
+        _Place(index, group, waiting, plan, start, messages, standby)
+        for index, group in waiting.first(len(plan.places))
     ]
     try:
-        for process in processes:
-            process.begin()
-        busy = len(processes)
+        for place in places:
+            place.thread.start()
+        busy = len(places)
         while busy:
             index, message = messages.get()
             if message is None:
@@ -165,69 +170,39 @@ def launch(
             else:
                 yield message
     finally:
-        for process in processes:
-            process.stop()
+        for place in places:
+            place.stop()
 
 
-def _divide(runs: Sequence[Run], plan: Plan) -> list[list[Run]]:
-    """Whole groups, the heaviest first, to the least loaded device, and there to the least loaded process.
-
-    A group weighs what its runs may train at most: tokens.
-    """
-    groups: dict[Any, list[Run]] = {}
-    for run in dict.fromkeys(runs):
-        groups.setdefault(run.group, []).append(run)
-    weights = {group: sum(map(_tokens, members)) for group, members in groups.items()}
-    shares: list[list[Run]] = [[] for _ in plan.places]
-    loads, on_device = [0] * len(shares), dict.fromkeys(plan.devices, 0)
-    for group in sorted(groups, key=lambda g: -weights[g]):
-        place = min(range(len(shares)), key=lambda i: (on_device[plan.places[i]], loads[i]))
-        shares[place] += groups[group]
-        loads[place] += weights[group]
-        on_device[plan.places[place]] += weights[group]
-    return shares
+def training_process(plan: Plan, place: int) -> list[str]:
+    """The command of the process at a place."""
+    return [sys.executable, "-m", "archer.fleet.worker", plan.places[place], str(plan.threads)]
 
 
-def _tokens(run: Run) -> int:
-    return run.setting.train_examples * run.padded_length * run.recipe.epochs
-
-
-class _Share:
-    """The runs of one process, which is restarted while that helps."""
+class _Place:
+    """One process at a time, which trains one group after the other, and is replaced while that helps."""
 
     def __init__(
-        self, index: int, runs: list[Run], plan: Plan, start: Start, messages: queue.Queue[Any],
-        standby: Standby | None,
+        self, index: int, first: list[Run], waiting: Waiting, plan: Plan, start: Start,
+        messages: queue.Queue[Any], standby: Standby | None,
     ) -> None:  # fmt: skip
-        self.index, self.plan, self.start, self.messages = index, plan, start, messages
-        self.standby = standby
-        self.left = {run.key: run for run in runs}
-        self.stopping = self.begun = False
-        self.process: Process | None = None
+        self.index, self.first, self.waiting, self.plan = index, first, waiting, plan
+        self.start, self.messages, self.standby = start, messages, standby
         self.device = plan.places[index]
         self.scratch = plan.scratch_of(index)
+        self.left: dict[str, Run] = {}
+        self.stopping = False
+        self.process: Process | None = None
+        self.lines: Iterator[str] = iter(())
         self.began = time.monotonic()
         self.thread = threading.Thread(target=self._work, daemon=True)
-
-    def begin(self) -> None:
-        (self.scratch / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self._take_checkpoints()
-        self.thread.start()
-
-    def _take_checkpoints(self) -> None:
-        """Brings the checkpoints of its groups here, where an earlier division gave them to a neighbour."""
-        for name in {checkpoint_path(Path(), run).name for run in self.left.values()}:
-            kept = sorted(
-                self.plan.scratch.glob(f"device-*/checkpoints/{name}"), key=lambda path: path.stat().st_mtime
-            )
-            if kept and kept[-1].parent.parent != self.scratch:
-                os.replace(kept[-1], self.scratch / "checkpoints" / name)
 
     def stop(self) -> None:
         self.stopping = True
         if self.process:
             self.process.kill()
-        self.thread.join(timeout=10)
+        if self.thread.is_alive():
+            self.thread.join(timeout=10)
 
     def _work(self) -> None:
         try:
@@ -238,77 +213,88 @@ class _Share:
             self.messages.put((self.index, None))
 
     def _train_all(self) -> None:
-        """Starts over after a death as long as something was finished in between; then one group at a time.
+        """Group after group, at least one, until none is left or the time is over."""
+        (self.scratch / "checkpoints").mkdir(parents=True, exist_ok=True)
+        group = self.first
+        while group and not self.stopping:
+            self._take_checkpoint(group[0])
+            self._train_group(group)
+            group = self.waiting.take(self.index) if self._seconds_left() != 0.0 else []
+        if self.process:
+            self.process.end()
 
-        So only the runs of the group that kills its process are given up.
+    def _take_checkpoint(self, run: Run) -> None:
+        """Brings the checkpoint of a run's group here, where an earlier call trained it next door."""
+        name = checkpoint_path(Path(), run).name
+        kept = sorted(
+            self.plan.scratch.glob(f"device-*/checkpoints/{name}"), key=lambda path: path.stat().st_mtime
+        )
+        if kept and kept[-1].parent.parent != self.scratch:
+            os.replace(kept[-1], self.scratch / "checkpoints" / name)
+
+    def _train_group(self, group: list[Run]) -> None:
+        """Trains it again after a death, as long as something was finished or the process had a past.
+
+        So only the runs of a group that kills a process of its own are given up.
         """
-        batches = [list(self.left.values())]
-        while batches and not self.stopping:
-            batch = [run for run in batches.pop(0) if run.key in self.left]
-            if not batch:
-                continue
-            before = len(self.left)
-            ended, why = self._train(batch)
-            if ended or self.stopping:
-                continue
-            rest = [run for run in batch if run.key in self.left]
-            groups = {run.group for run in rest}
-            if len(self.left) < before:
-                batches.insert(0, rest)
-            elif len(groups) > 1:
-                batches = [[run for run in rest if run.group == group] for group in groups] + batches
-            else:
-                self._give_up(rest, why)
+        self.left = {run.key: run for run in group}
+        while self.left and not self.stopping:
+            before, fresh = len(self.left), self._have_process()
+            why = self._train()
+            if not why:
+                return
+            if fresh and len(self.left) == before and not self.stopping:
+                self._give_up(why)
 
-    def _give_up(self, runs: list[Run], why: str) -> None:
-        for run in runs:
-            del self.left[run.key]
-            self.messages.put((self.index, Crash(run.key, why)))
+    def _have_process(self) -> bool:
+        """Whether a process had to be started for this group: it has no past, and has not waited."""
+        if self.process:
+            return False
+        waiting = self.standby.take(self.plan, self.index) if self.standby else None
+        self.process = waiting or self.start(
+            training_process(self.plan, self.index), self.scratch, self.device.startswith("cuda")
+        )
+        self.lines = iter(self.process.lines())
+        if self.stopping:  # it was asked to stop while it was being started
+            self.process.kill()
+        return waiting is None
 
-    def _train(self, runs: list[Run]) -> tuple[bool, str]:
-        """One process. Returns whether it ended as planned, and what it said otherwise."""
-        path = self.scratch / "plan.json"
+    def _give_up(self, why: str) -> None:
+        for key in self.left:
+            self.messages.put((self.index, Crash(key, why)))
+        self.left = {}
+
+    def _train(self) -> str:
+        """What is left of a group, in the process that there is: "" where that ended as planned, else what it
+        said; then there is no process any more."""
+        assert self.process
+        self.process.give(json.dumps(self._order()))
+        ended, why = self._listen(self.process)
+        if ended:
+            return ""
+        end = self.process.end()
+        self.process = None
+        return why or f"the training process ended early ({end or 'without a word'})"
+
+    def _order(self) -> dict[str, Any]:
+        """The plan that a training process is told; see `archer.fleet.worker`."""
         options = {
             "device": self.device, "checkpoints": str(self.scratch / "checkpoints"),
             "checkpoint_seconds": self.plan.checkpoint_seconds, "largest": self.plan.largest,
-            "stop_after_seconds": self._seconds_left(), "memory_share": self._memory_share(),
+            "stop_after_seconds": self._seconds_left(), "memory_share": 1 / self.plan.processes_per_device,
             "race": asdict(self.plan.race) if self.plan.race else None,
         }  # fmt: skip
         data_dir = str(self.plan.data_dir) if self.plan.data_dir else None
-        plan = {**runs_to_json(runs), "options": options, "threads": self.plan.threads, "data_dir": data_dir}
-        path.write_text(json.dumps(plan))
-        ready = self.standby.take(self.plan, self.index) if self.standby else None
-        if ready is not None:
-            self.process = ready  # what stops this share must find it, also while it is being told its plan
-            ready.give(path.read_text())
-            ended, why, began = self._follow(ready)
-            if began or self.stopping:
-                return ended, why
-        gpu = self.device.startswith("cuda")
-        command = [sys.executable, "-m", "archer.fleet.worker", str(path)]
-        ended, why, _ = self._follow(self.start(command, self.scratch, gpu))
-        return ended, why
-
-    def _follow(self, process: Process) -> tuple[bool, str, bool]:
-        """A process to its end: whether it ended as planned, what it said otherwise, whether it began."""
-        self.process, self.begun = process, False
-        if self.stopping:  # it was asked to stop while it was being started
-            process.kill()
-        ended, why = self._listen(process)
-        end = process.end()
-        return ended, why or f"the training process ended early ({end or 'without a word'})", self.begun
+        return {**runs_to_json(list(self.left.values())), "options": options, "data_dir": data_dir}
 
     def _seconds_left(self) -> float | None:
-        """Of the time to train, what is left now; a process that starts late does not get it all again."""
+        """Of the time to train, what is left now; a group that starts late does not get it all again."""
         limit = self.plan.stop_after_seconds
-        return None if limit is None else max(1e-3, limit - (time.monotonic() - self.began))
-
-    def _memory_share(self) -> float:
-        return 1 / self.plan.processes_per_device
+        return None if limit is None else max(0.0, limit - (time.monotonic() - self.began))
 
     def _listen(self, process: Process) -> tuple[bool, str]:
         """Whether it said that all is done, and what was wrong with what it said."""
-        for line in process.lines():
+        for line in self.lines:
             try:
                 event = json.loads(line)
                 kind = event["event"]
@@ -321,7 +307,6 @@ class _Share:
             except (ValueError, KeyError, TypeError) as error:
                 process.kill()
                 return False, f"the training process wrote something that is no result: {error}"
-            self.begun |= kind != "ready"
             if kind == "done":
                 return True, ""
             if kind == "failed":

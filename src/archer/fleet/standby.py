@@ -1,16 +1,16 @@
 """Training processes that stand by: all that needs no plan is done before there is one.
 
-A training process executes the code of rules, and so is used for one plan. Before its first step it imports
-PyTorch and its compiler and starts the device's driver, which takes longer than the way from there to the
-first step where compiled code is kept. While a candidate is proposed and verified, nobody waits for that.
+A training process executes the code of rules, and so is used for one training. Before its first step it
+imports PyTorch and its compiler and starts the device's driver, which takes longer than the way from there
+to the first step where compiled code is kept. While a candidate is proposed and verified, nobody waits for
+that.
 """
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from archer.fleet.launch import Plan, Process, Start
+from archer.fleet.launch import Plan, Process, Start, training_process
 
 Place = tuple[str, str, int]
 """Device, scratch folder, threads: what a process must be told before it has its plan."""
@@ -29,14 +29,7 @@ class Standby:
         for place, device in enumerate(plan.places):
             key = self._key(plan, place)
             if key not in self._waiting:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "archer.fleet.worker",
-                    "--stand-by",
-                    device,
-                    str(plan.threads),
-                ]
+                command = training_process(plan, place)
                 scratch, gpu = plan.scratch_of(place), device.startswith("cuda")
                 scratch.mkdir(parents=True, exist_ok=True)
                 self._waiting[key] = self._starter.submit(self._start, command, scratch, gpu)

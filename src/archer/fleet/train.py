@@ -20,6 +20,7 @@ from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_chec
 from archer.fleet.compile import compiler
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
+from archer.fleet.groups import grouped
 from archer.fleet.memory import capacity
 from archer.fleet.modules import AloneMixer, for_device
 from archer.fleet.race import Race, Racer, Track, starters, together
@@ -64,10 +65,7 @@ def train(
     """
     options = options or Options()
     began = time.monotonic()
-    groups: dict[Any, list[Run]] = {}
-    for run in dict.fromkeys(runs):
-        groups.setdefault(run.group, []).append(run)
-    for number, group in enumerate(groups.values()):
+    for number, group in enumerate(grouped(runs)):
         if number and _is_over(options, began):
             return
         yield from _Packing(group, options, load, report, began).train()

@@ -1,12 +1,11 @@
-"""The training process: reads a plan, trains, writes events and outcomes as JSON lines.
+"""The training process: reads plans, trains, writes events and outcomes as JSON lines.
 
-    python -m archer.fleet.worker PLAN.json
-    python -m archer.fleet.worker --stand-by cuda:0 2    # with two threads; reads its plan when it is ready
+    python -m archer.fleet.worker cuda:0 2 < PLANS.jsonl      # with two threads
 
-It runs apart from Archer's own process because it executes the code of rules: it needs to read the plan, the
-data cache and its checkpoints, and to write its checkpoints; nothing else. Every line on standard output is
-one JSON object with "event"; the last is {"event": "done"}. One that stands by says {"event": "ready"} first,
-and is told its plan on standard input.
+It gets ready, says {"event": "ready"}, and trains one plan after the other, each a line of standard input,
+until that ends. It runs apart from Archer's own process because it executes the code of rules: it needs to
+read the data cache and its checkpoints, and to write its checkpoints; nothing else. Every line on standard
+output is one JSON object with "event"; the last of a plan is {"event": "done"}.
 """
 
 from __future__ import annotations
@@ -16,51 +15,57 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Say = Callable[[dict[str, Any]], None]
 
 
 def main(argv: list[str]) -> int:
-    """Trains a plan; returns the exit status, 2 where the user can put it right."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what trained code prints goes to standard error, not between our lines
+    """Trains the plans that come; returns the exit status, 2 where the user can put it right."""
+    device, threads = argv
+    plans, out = _pipes()
 
     def say(event: dict[str, Any]) -> None:
         out.write(json.dumps(event, allow_nan=False) + "\n")
 
-    plan = _plan_to_come(argv[1], argv[2], say) if argv[0] == "--stand-by" else _plan_in(Path(argv[0]))
-    return _train(plan, say) if plan else 0
+    _get_ready(device, int(threads))
+    say({"event": "ready"})
+    for line in plans:
+        if status := _train(json.loads(line), say):
+            return status
+    return 0
 
 
-def _plan_in(path: Path) -> dict[str, Any]:
-    plan = json.loads(path.read_text())
-    _set_threads(plan["threads"])
-    return plan
+def _pipes() -> tuple[IO[str], IO[str]]:
+    """Plans and answers, out of the way of trained code: what that reads is empty, and what it prints goes to
+    standard error."""
+    plans, out = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return plans, out
 
 
-def _plan_to_come(device: str, threads: str, say: Say) -> dict[str, Any]:
-    """Gets ready, and waits for the plan; an empty one where nobody needs this process any more."""
-    _set_threads(threads)
+def _get_ready(device: str, threads: int) -> None:
+    for name, value in thread_settings(threads).items():
+        os.environ.setdefault(name, value)
+    import torch
+
     from archer.fleet.standby import prepare
 
+    torch.set_num_threads(threads)
     prepare(device)
-    say({"event": "ready"})
-    return json.loads(sys.stdin.read() or "{}")
 
 
-def thread_settings(threads: int | str) -> dict[str, str]:
+def thread_settings(threads: int) -> dict[str, str]:
     """The environment of a training process with so many threads, which PyTorch reads once, on import."""
     # Threads that spin while they wait make training ten times slower on cores that others use too.
     return {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
 
 
-def _set_threads(threads: int | str) -> None:
-    for name, value in thread_settings(threads).items():
-        os.environ.setdefault(name, value)
-
-
 def _train(plan: dict[str, Any], say: Say) -> int:
+    """One plan; returns the exit status."""
     import torch
 
     from archer.errors import UserError
@@ -69,7 +74,6 @@ def _train(plan: dict[str, Any], say: Say) -> int:
     from archer.fleet.wire import outcome_to_json, runs_from_json
     from archer.mad.store import load
 
-    torch.set_num_threads(plan["threads"])
     given = plan["options"]
     race = race_from_json(given.get("race"))
     options = Options(**{**given, "checkpoints": Path(given["checkpoints"]), "race": race})
