@@ -71,3 +71,13 @@ def test_help_names_the_shared_options(command: str) -> None:
 
 def test_compare_says_where_seeds_are_added() -> None:
     assert "archer bench A B --until-decided" in output("compare", "--help", columns=100)
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+@pytest.mark.parametrize("text", ["heads", "=4", "9a=1"])
+def test_a_constructor_argument_without_a_name_is_refused(command: str, text: str, tmp_path: Path) -> None:
+    """`archer bench` took the empty name, and the class could not be built with it."""
+    file = tmp_path / "mixer.py"
+    file.write_text("import torch\nclass Mixer(torch.nn.Identity): ...\n")
+    said = refusal(command, f"{file}:Mixer", "--argument", text)
+    assert f"--argument '{text}': expected NAME=VALUE" in said

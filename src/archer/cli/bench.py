@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from archer.cli.shared import constructor_arguments
 from archer.cli.shared_run import Training, with_options
 from archer.errors import UserError
 
@@ -61,7 +61,7 @@ def command(
     from archer.cli.shared_run import finish
     from archer.cycle import bench
 
-    arguments = dict(_argument(text) for text in argument or [])
+    arguments = constructor_arguments(argument or [])
     if arguments and not any(":" in rule for rule in rules):
         raise UserError("--argument is for modules: none of these rules is a file.py:ClassName")
     asked: dict[str, Any] = {**training.asked(), "preset": _widened(training.preset, width)}
@@ -84,13 +84,3 @@ def _widened(preset: str, width: int | None) -> str | Preset:
     if width < known.heads or width % known.heads:
         raise UserError(f"--width {width}: expected a positive multiple of the preset's {known.heads} heads")
     return replace(known, name=widened_preset(preset, width), width=width)
-
-
-def _argument(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--argument {text!r}: expected name=value, e.g. heads=4")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

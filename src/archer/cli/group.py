@@ -14,9 +14,8 @@ from archer.errors import UserError
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
-UsageError: Any = typer.BadParameter.__mro__[
-    1
-]  # Typer's own from 0.26 on, click's before; it exports neither
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Typer's own from 0.26 on, click's before; it exports neither."""
 
 
 class ArcherGroup(TyperGroup):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archer.cli.console import print_note
+from archer.cli.shared import DEFAULT_PROJECT
 from archer.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
     from archer.mad import Preset
     from archer.research.researcher import Context
 
-PROJECT = Path("archer-project")
-
 
 def command(
     project: Annotated[
         Path, typer.Option("--project", "-p", metavar="DIR", help="Project folder.")
-    ] = PROJECT,
+    ] = DEFAULT_PROJECT,
     preset: Annotated[
         str, typer.Option("--preset", metavar="NAME", help="smoke, quick, baseline or full.")
     ] = "smoke",

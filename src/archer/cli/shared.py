@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -184,3 +185,18 @@ def one_of(*given: tuple[str, bool]) -> None:
     found = [name for name, there in given if there]
     if len(found) > 1:
         raise UserError(f"{' and '.join(found)} exclude each other: give one of them")
+
+
+def constructor_arguments(given: Iterable[str]) -> dict[str, Any]:
+    """NAME=VALUE texts (--argument) as a dictionary; a value that is JSON is read as such, any other is a
+    text. Raises UserError for what is neither."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--argument '{text}': expected NAME=VALUE, such as heads=4")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

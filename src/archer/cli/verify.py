@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import DEFAULT_PROJECT, ProjectOption
+from archer.cli.shared import DEFAULT_PROJECT, ProjectOption, constructor_arguments
 from archer.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -93,7 +92,12 @@ def _verify(
             raise UserError("--parent and --allow-many are for rule files; a mixer has no parent")
         source = load_source(path)
         return verify_mixer_contained(
-            source, class_name, _arguments(arguments), width=width, require=require, readable=readable
+            source,
+            class_name,
+            constructor_arguments(arguments),
+            width=width,
+            require=require,
+            readable=readable,
         )
     if arguments or readable:
         raise UserError(
@@ -116,20 +120,6 @@ def _others(name: str, project: Path, parent: str | None) -> dict[str, str]:
     if parent is not None and parent not in (*rule_names(), *known):
         raise unknown("rule", parent, (*rule_names(), *known))
     return known
-
-
-def _arguments(given: list[str]) -> dict[str, Any]:
-    """NAME=VALUE texts as a dictionary; a value that is JSON is read as such, any other is a text."""
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UserError(f"--argument '{text}': expected NAME=VALUE, such as dim=64")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
 
 
 def _table(verification: Verification) -> Table:
