@@ -66,7 +66,6 @@ def plan(arguments: argparse.Namespace) -> None:
             {
                 **runs_to_json(missing),
                 "options": options,
-                "threads": 4,
                 "data_dir": None,
                 "preset": preset.name,
                 "revision": revision(),

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from tests.fleet.tiny import tiny_runs
 
-from archer.cycle import laboratory
+from archer.cycle import laboratory, training
 from archer.cycle.laboratory import open_laboratory
-from archer.cycle.training import SPLITS, Resources, starter
+from archer.cycle.project import Project
+from archer.cycle.training import SPLITS, Resources, starter, train_missing
+from archer.cycle.watch import Watcher
 from archer.fleet.launch import Plan, Process, launch
-from archer.fleet.run import Outcome
+from archer.fleet.run import Outcome, Run
 from archer.fleet.standby import Standby
+from archer.ledger import Ledger
 from archer.mad import PRESETS
 from archer.mad.store import load
 
@@ -60,6 +63,34 @@ def test_each_place_of_a_gpu_gets_a_process_and_a_processor_none(
     assert len(started) == count
     assert all(command == [devices[i % 2], "3"] for i, (command, _) in enumerate(started))
     assert all(process.over for _, process in started), "left behind when the laboratory closed"
+
+
+def test_where_gpus_train_processes_get_ready_while_data_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more of them than there are groups of runs, here two."""
+    started: list[list[str]] = []
+    while_drawn: list[int] = []
+
+    def start(command: list[str], scratch: Path, gpu: bool) -> Process:
+        started.append(command[-2:])
+        return Waiting()
+
+    def draw(runs: list[Run], data_dir: Path | None) -> None:
+        for waiting in standby._waiting.values():
+            waiting.result()
+        while_drawn.append(len(started))
+
+    plan = Plan(("cuda:0", "cuda:1"), tmp_path / "training", threads=3, processes_per_device=2)
+    monkeypatch.setattr(training, "training_plan", lambda project, resources: plan)
+    monkeypatch.setattr(training, "starter", lambda resources: start)
+    monkeypatch.setattr(training, "_prepare_data", draw)
+    runs = [*tiny_runs(2), *tiny_runs(1, setting="compress")]
+    with Ledger.in_folder(tmp_path) as ledger, closing(Standby(start)) as standby:
+        found = train_missing(ledger, Project(tmp_path), runs, "smoke", Resources(), Watcher(), standby)
+    assert while_drawn == [2]
+    assert started[:2] == [["cuda:0", "3"], ["cuda:1", "3"]]
+    assert [record.status for record in found] == ["crashed"] * 3
 
 
 def test_behind_the_walls_a_process_that_stood_by_trains(

@@ -230,7 +230,7 @@ def entry(plan: Plan, runs: list[Run], seconds: float | None = None) -> tuple[li
         "device": "cpu", "checkpoints": str(folder / "here"), "checkpoint_seconds": 0.0,
         "stop_after_seconds": seconds, "largest": None,
     }  # fmt: skip
-    made = {**runs_to_json(runs), "options": options, "threads": 1, "data_dir": None}
+    made = {**runs_to_json(runs), "options": options, "data_dir": None}
     (folder / "plan.json").write_text(json.dumps(made))
     return [str(folder / "plan.json"), str(folder / "outcomes.jsonl"), "--processes", "2"], folder
 

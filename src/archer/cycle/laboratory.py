@@ -19,6 +19,7 @@ from archer.cycle.training import (
     Resources,
     check_race,
     check_resources,
+    stand_by,
     starter,
     train_missing,
     training_plan,
@@ -197,9 +198,7 @@ class Laboratory:
 
     def stand_by(self) -> None:
         """Has the processes of the next training get ready in the background, where GPUs train."""
-        plan = training_plan(self.project, self.resources)
-        if self.standby and plan.devices[0] != "cpu":
-            self.standby.ready(plan)
+        stand_by(self.standby, training_plan(self.project, self.resources))
 
     def train(self, runs: Iterable[Run]) -> tuple[RunRecord, ...]:
         """Records of all these runs; trains those that the ledger lacks, and those that go along. Takes its

@@ -15,6 +15,7 @@ from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
+from archer.fleet.groups import grouped
 from archer.fleet.launch import (
     Crash,
     PlainProcess,
@@ -61,16 +62,17 @@ def train_missing(
 ) -> tuple[RunRecord, ...]:  # fmt: skip
     """Trains the runs that the ledger does not hold, and returns the records of all (crashed ones included).
 
-    standby: processes that may stand by for these very resources (`training_plan`). Raises TimeIsUp where
-    the budget left some over.
+    standby: processes that may stand by for these very resources (`training_plan`); where GPUs train, those
+    that do not yet get ready while data are drawn. Raises TimeIsUp where the budget left some over.
     """
     wanted = {run.key: run for run in runs}
     missing = _missing(ledger, wanted.values(), resources.race)
     watcher.training(len(wanted), len(wanted) - len(missing))
     if missing:
+        plan = training_plan(project, resources)
+        stand_by(standby, plan, most=len(grouped(missing)))
         _keep_sources(ledger, missing)
         _prepare_data(missing, resources.data_dir)
-        plan = training_plan(project, resources)
         trained = launch(missing, plan, start=starter(resources), report=watcher.event, standby=standby)
         with closing(trained) as outcomes:
             for outcome in outcomes:
@@ -166,6 +168,12 @@ def training_plan(project: Project, resources: Resources) -> Plan:
         data_dir=resources.data_dir, largest=resources.largest, processes_per_device=each,
         race=Race() if resources.race else None,
     )  # fmt: skip
+
+
+def stand_by(standby: Standby | None, plan: Plan, most: int | None = None) -> None:
+    """Has processes get ready in the background, where GPUs train: a processor's cores have other work."""
+    if standby and plan.devices[0] != "cpu":
+        standby.ready(plan, most)
 
 
 def starter(resources: Resources) -> Start:

@@ -24,9 +24,9 @@ class Standby:
         self._waiting: dict[Place, Future[Process]] = {}
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="archer-standby")
 
-    def ready(self, plan: Plan) -> None:
-        """Starts a process for every place that has none, in the background."""
-        for place, device in enumerate(plan.places):
+    def ready(self, plan: Plan, most: int | None = None) -> None:
+        """Starts a process for every place, or the first so many, that has none, in the background."""
+        for place, device in enumerate(plan.places[:most]):
             key = self._key(plan, place)
             if key not in self._waiting:
                 command = training_process(plan, place)
