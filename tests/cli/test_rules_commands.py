@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,10 @@ from tests.cli.project import CANDIDATE, RULE, write_project
 from archer.cli.new import write_new
 from archer.cli.report import _time_decoding
 from archer.errors import UserError
+from archer.ledger import Ledger
+from archer.ledger.records import RuleSource
 from archer.report import costs
-from archer.rules import get_rule, rule_names
+from archer.rules import get_rule, load_rule, rule_names
 from archer.rules.compose import compose, grammar
 
 
@@ -119,6 +122,29 @@ def test_a_projects_rule_is_exported_by_its_name_and_with_its_ancestors(tmp_path
     assert f"did you mean '{CANDIDATE}'" in refusal("export", CANDIDATE[:-1], "-p", folder, "--to", out)
 
 
+def test_a_projects_rule_is_shown_by_its_name_and_with_what_it_inherits(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    text = f'"""Child."""\nparent = "{CANDIDATE}"\n\ndef read(o):\n    return 2 * o\n'
+    with Ledger.in_folder(folder) as ledger:
+        digest = load_rule(text, "child", lambda name: RULE).hash
+        ledger.add_source(RuleSource(digest, "child", CANDIDATE, text))
+        ledger.add_verification(replace(ledger.verifications()[0], rule="child", rule_hash=digest))
+    found = json.loads(data("rules", "child", "-p", folder, "--json"))
+    assert (found["parent"], found["inherited"]["retain"]["from"]) == (CANDIDATE, CANDIDATE)
+    assert "0.9" in found["inherited"]["retain"]["code"]
+    assert f"did you mean '{CANDIDATE}'" in refusal("rules", CANDIDATE[:-1], "-p", folder)
+    assert "unknown rule" in refusal("rules", CANDIDATE, "-p", tmp_path / "another")
+
+
+def test_what_a_project_has_accepted_is_no_work_where_there_is_none(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom archer.cli.verify import _others\n"
+        f"print(_others('mine', Path({str(tmp_path)!r}), 'decay'), 'sqlalchemy' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "{} False\n"
+
+
 def test_a_projects_rule_is_known_to_verification(tmp_path: Path) -> None:
     folder, child = write_project(tmp_path / "project"), tmp_path / "child.py"
     child.write_text(f'"""Child."""\nparent = "{CANDIDATE}"\n\ndef read(o):\n    return 2 * o\n')
@@ -144,6 +170,15 @@ def test_wrong_input(tmp_path: Path) -> None:
     assert "give a Python file, such as my_rule.py" in refusal("try", "decay")
     (tmp_path / "mine.py").write_text(RULE.source)
     assert "did you mean 'softmax'" in refusal("verify", tmp_path / "mine.py", "--parent", "softmx")
+    (tmp_path / "mixers.py").write_text("import torch\nclass A(torch.nn.Identity): ...\nclass B(A): ...\n")
+    there = "this file has no nn.Module named 'Foo'; it has"
+    assert f"{there}: A, B" in refusal("verify", f"{tmp_path / 'mixers.py'}:Foo")
+    assert f"{there} none (a rule file is given without a class)" in refusal(
+        "verify", f"{tmp_path / 'mine.py'}:Foo"
+    )
+    for command in (["run"], ["bench", "decay"], ["discover", "--cycles", "1"]):
+        said = refusal(*command, "-p", tmp_path / "file", "--device", "cpu")
+        assert f"{tmp_path / 'file'} cannot be used: it is a file; give a folder" in said
     assert "--argument is for modules" in refusal("bench", "decay", "--argument", "heads=4", "-p", tmp_path)
     assert not list(tmp_path.glob("*.sqlite"))
 

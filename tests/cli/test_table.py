@@ -182,3 +182,10 @@ def test_of_other_rules_and_of_unranked_presets_no_ceiling_is_said(tmp_path: Pat
     assert "No room" not in output("table", "-p", other)
     smoke = output("table", "-p", write_project(tmp_path / "project"), "--preset", "smoke")
     assert "No room" not in smoke
+
+
+def test_a_misspelt_preset_is_suggested_also_where_it_has_no_runs(tmp_path: Path) -> None:
+    with Ledger.in_folder(tmp_path) as ledger:
+        ledger.add_runs(make_runs("smoke", ("delta_net",)))
+    assert "did you mean 'quick'" in refusal("table", "-p", tmp_path, "--preset", "quik")
+    assert "no runs of preset 'quick'" in refusal("table", "-p", tmp_path, "--preset", "quick")

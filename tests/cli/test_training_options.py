@@ -63,6 +63,14 @@ def test_the_number_alone_is_refused() -> None:
     assert "--max-seeds says where --until-decided ends" in refusal("bench", "softmax", "--max-seeds", "3")
 
 
+def test_the_reference_alone_is_compared_with_nothing_and_that_is_said(asked: dict[str, Any]) -> None:
+    note = "is the reference itself: it is trained, and compared with nothing"
+    for rest in (["gated_delta_net"], ["delta_net", "--reference", "delta_net"]):
+        assert f"{rest[0]} {note}" in CliRunner().invoke(build(), ["bench", *rest]).stderr
+    for rest in (["delta_net"], ["delta_net", "gated_delta_net"]):
+        assert note not in CliRunner().invoke(build(), ["bench", *rest]).stderr
+
+
 @pytest.mark.parametrize("command", ["run", "try", "bench"])
 def test_help_names_the_shared_options(command: str) -> None:
     text = output(command, "--help", columns=100)

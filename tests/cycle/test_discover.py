@@ -395,7 +395,11 @@ def test_several_models_take_turns():
         (["gpt"], {}, "expected provider:name"),
         (["openai:gpt"], {"replay": Path("nowhere.jsonl")}, "cannot be read as a transcript"),
         (["nobody:gpt"], {}, "nobody:gpt cannot be used"),
-        (["openai:gpt"], {}, "OPENAI_API_KEY"),
+        (
+            ["openai:gpt"],
+            {},
+            r"OPENAI_API_KEY is not set\. Set it first: export OPENAI_API_KEY=\.\.\. \(",
+        ),
     ],
 )
 def test_wrong_options_of_a_model(tmp_path, monkeypatch, model, options, message):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from archer.cli.console import print_note
 from archer.cli.shared import constructor_arguments
 from archer.cli.shared_run import Training, with_options
 from archer.errors import UserError
@@ -55,7 +56,8 @@ def command(
       archer bench my_mixer.py:MyMixer --argument heads=4 --preset quick
       archer bench softmax hybrid --preset quick --until-decided
 
-    A module must map [B, T, D] to [B, T, D]; it is built as ClassName(width, **arguments).
+    A module must map [B, T, D] to [B, T, D]; it is built as ClassName(width, **arguments). The reference
+    alone is trained, and compared with nothing.
     """
     from archer.cli.progress import LiveWatcher
     from archer.cli.shared_run import finish
@@ -64,6 +66,8 @@ def command(
     arguments = constructor_arguments(argument or [])
     if arguments and not any(":" in rule for rule in rules):
         raise UserError("--argument is for modules: none of these rules is a file.py:ClassName")
+    if set(rules) == {reference}:
+        print_note(f"{reference} is the reference itself: it is trained, and compared with nothing")
     asked: dict[str, Any] = {**training.asked(), "preset": _widened(training.preset, width)}
     with LiveWatcher() as watcher:
         result = bench(

@@ -22,6 +22,7 @@ from archer.cli.shared import (
     open_runs,
     plain_table,
     presets_of,
+    project_rules,
     titled,
 )
 from archer.errors import UserError, unknown
@@ -170,11 +171,10 @@ def _to_bench(name: str, where: Path) -> str:
 
 def _trainable(where: Path) -> set[str]:
     """The rules that `archer bench` knows by name."""
-    from archer.cycle.laboratory import accepted_in
     from archer.model.baselines import BASELINES
     from archer.rules import rule_names
 
-    return {*rule_names(), *BASELINES, *accepted_in(where)}
+    return {*rule_names(), *BASELINES, *project_rules(where)}
 
 
 def _preset_options(name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import DEFAULT_PROJECT, JsonOption, ProjectOption
+from archer.cli.shared import DEFAULT_PROJECT, JsonOption, ProjectOption, project_rules
 from archer.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,12 +41,11 @@ def command(
               archer export "delta_net+retain=decay+similarity=hybrid"
               archer export my_rule --project archer-project
     """
-    from archer.cycle.laboratory import accepted_in
     from archer.rules.export import export
     from archer.rules.text import identifier
     from archer.verify.contained import export_contained
 
-    known = accepted_in(project)
+    known = project_rules(project)
     rule = _find(name, trust, known)
     if to.exists() and not to.is_dir():
         raise UserError(f"--to '{to}' is a file; give a folder, which need not exist yet")
@@ -75,10 +74,6 @@ def _find(name: str, trust: bool, known: Mapping[str, str]) -> Rule:
         from archer.cycle.plan import read_rule_file
 
         return read_rule_file(Path(name), trust, known)
-    if name in known:
-        from archer.verify.verification import Finder
-
-        return Finder(known)(name)
     from archer.cli.rules import find
 
     return find(name, known)

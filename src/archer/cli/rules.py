@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from archer.cli.console import print_json, results
-from archer.cli.shared import JsonOption, plain_table, titled
+from archer.cli.shared import (
+    DEFAULT_PROJECT,
+    JsonOption,
+    ProjectOption,
+    plain_table,
+    project_rules,
+    titled,
+)
 from archer.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -22,8 +29,12 @@ if TYPE_CHECKING:
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="RULE", help="A rule, a composed rule, or a history table's name for one."),
+        typer.Argument(
+            metavar="RULE",
+            help="A rule (the project's too), a composed one, or a history table's name for one.",
+        ),
     ] = None,
+    project: ProjectOption = DEFAULT_PROJECT,
     grammar: Annotated[
         bool, typer.Option("--grammar", help="The slots as a language, and how many rules it has.")
     ] = False,
@@ -43,24 +54,30 @@ def command(
     if grammar:
         _show_grammar(name, as_json)
     elif name is not None:
-        _show_rule(find(name), as_json)
+        known = project_rules(project)
+        _show_rule(find(name, known), known, as_json)
     else:
         _show_list(as_json)
 
 
-def find(name: str, others: Iterable[str] = ()) -> Rule:
-    """A rule by its own name, a composition's, or a history table's. Raises UserError with the nearest of
-    these and of others that could have been meant."""
+def find(name: str, known: Mapping[str, str] | None = None) -> Rule:
+    """A rule by its own name, a composition's, or a history table's. known: texts of a project's rules, by
+    name. Raises UserError with the nearest of all that could have been meant."""
     from archer.rules import get_rule, resolve_history_name, rule_names
 
-    known = resolve_history_name(name)
-    if known is None and "+" not in name:
+    known = known or {}
+    if name in known:
+        from archer.verify.verification import Finder
+
+        return Finder(known)(name)
+    meant = resolve_history_name(name)
+    if meant is None and "+" not in name:
         from archer.model.baselines import BASELINES
 
         if name in BASELINES:
             raise UserError(f"'{name}' is a token mixer to compare with, not a rule: it has no slots to show")
-        raise unknown("rule", name, (*rule_names(), *others))
-    return get_rule(known or name)
+        raise unknown("rule", name, (*rule_names(), *known))
+    return get_rule(meant or name)
 
 
 # The list
@@ -141,11 +158,11 @@ def _baseline_table(console: Console) -> RenderableType:
 # One rule
 
 
-def _show_rule(rule: Rule, as_json: bool) -> None:
+def _show_rule(rule: Rule, known: Mapping[str, str], as_json: bool) -> None:
     from archer.rules.describe import describe
 
     one = describe(rule)
-    inherited = dict(_inherited(rule))
+    inherited = dict(_inherited(rule, known))
     if as_json:
         slots = {slot: {"from": origin, "code": code} for slot, (origin, code) in inherited.items()}
         print_json({**asdict(one), "hash": rule.hash, "source": rule.source, "inherited": slots})
@@ -158,11 +175,11 @@ def _show_rule(rule: Rule, as_json: bool) -> None:
         print_code(code, console)
 
 
-def _inherited(rule: Rule) -> Iterator[tuple[str, tuple[str, str]]]:
+def _inherited(rule: Rule, known: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, str]]]:
     """The slots in effect that another file defines: slot, (the ancestor whose file it is, its code)."""
     from archer.rules.syntax import slot_syntax
 
-    chain = _chain(rule)
+    chain = _chain(rule, known)
     sources = (rule.source, *rule.ancestry)
     for slot in rule.slots:
         syntax = slot_syntax(sources, slot)
@@ -171,13 +188,11 @@ def _inherited(rule: Rule) -> Iterator[tuple[str, tuple[str, str]]]:
             yield slot, (chain[syntax.depth], "\n".join([*own, syntax.function.text]))
 
 
-def _chain(rule: Rule) -> list[str]:
+def _chain(rule: Rule, known: Mapping[str, str]) -> list[str]:
     """Names, from the rule to its first ancestor."""
-    from archer.rules import get_rule
-
     names = [rule.name]
     while rule.parent is not None:
-        rule = get_rule(rule.parent)
+        rule = find(rule.parent, known)
         names.append(rule.name)
     return names
 

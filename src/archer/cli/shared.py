@@ -72,6 +72,18 @@ def open_project(folder: Path) -> Iterator[Ledger]:
         yield ledger
 
 
+def project_rules(folder: Path) -> dict[str, str]:
+    """Texts of the rules that a project has accepted, by name. Where there is none, nothing heavy is imported
+    to say so."""
+    from archer.ledger import LEDGER_NAME
+
+    if not (folder / LEDGER_NAME).exists():
+        return {}
+    from archer.cycle.laboratory import accepted_in
+
+    return accepted_in(folder)
+
+
 def open_runs(project: Path | None, table: Path | None) -> AbstractContextManager[Ledger]:
     """The ledger of a project (the default one, unless named), or of a table of runs.
 
@@ -102,13 +114,13 @@ def presets_of(runs: Iterable[RunRecord], wanted: str | None, folder: Path) -> t
         raise UserError(f"'{folder}' has no runs{makes}")
     if wanted is None:
         return tuple(sorted(last, key=lambda preset: (last[preset], preset)))
+    if wanted in last:
+        return (wanted,)
     from archer.mad.presets import PRESETS
 
-    if wanted in PRESETS and wanted not in last:
-        raise UserError(f"no runs of preset '{wanted}' in '{folder}'; there are runs of: {', '.join(last)}")
-    if wanted not in last:
-        raise unknown("preset", wanted, last)
-    return (wanted,)
+    if wanted not in PRESETS:
+        raise unknown("preset", wanted, {*last, *PRESETS})
+    raise UserError(f"no runs of preset '{wanted}' in '{folder}'; there are runs of: {', '.join(last)}")
 
 
 def latest_versions(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:

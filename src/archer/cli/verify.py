@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import DEFAULT_PROJECT, ProjectOption, constructor_arguments
+from archer.cli.shared import DEFAULT_PROJECT, ProjectOption, constructor_arguments, project_rules
 from archer.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -113,10 +113,9 @@ def _verify(
 def _others(name: str, project: Path, parent: str | None) -> dict[str, str]:
     """The texts of the project's other rules. Raises UserError for a parent that is neither there nor built
     in."""
-    from archer.cycle.laboratory import accepted_in
     from archer.rules import rule_names
 
-    known = {other: text for other, text in accepted_in(project).items() if other != name}
+    known = {other: text for other, text in project_rules(project).items() if other != name}
     if parent is not None and parent not in (*rule_names(), *known):
         raise unknown("rule", parent, (*rule_names(), *known))
     return known

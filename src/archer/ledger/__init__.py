@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from archer.ledger.locking import project_lock
     from archer.ledger.problems import LedgerError, LockError, TableError
     from archer.ledger.runs_csv import import_runs, read_runs, write_runs
-    from archer.ledger.store import LEDGER_NAME, Ledger
+    from archer.ledger.store import Ledger
     from archer.ledger.summary import ScoreRow, chosen_runs, score_table
 
+LEDGER_NAME = "archer-ledger.sqlite"
+"""The ledger's file in a project folder."""
+
 EXPORTS = {
-    "store": ("LEDGER_NAME", "Ledger"),
+    "store": ("Ledger",),
     "history": ("HistoryRow", "HistoryTable", "builtin_history", "published_table", "read_table"),
     "locking": ("project_lock",),
     "problems": ("LedgerError", "LockError", "TableError"),

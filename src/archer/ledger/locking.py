@@ -42,7 +42,10 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise LockError(f"the project folder {path.parent} cannot be used: {error.strerror}") from error
+        why = error.strerror
+        if path.parent.is_file():
+            why = "it is a file; give a folder, which need not exist yet"
+        raise LockError(f"the project folder {path.parent} cannot be used: {why}") from error
 
 
 def _lock(descriptor: int, path: Path, wait: bool) -> None:

@@ -14,9 +14,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from archer.ledger import schema
+from archer.ledger import LEDGER_NAME, schema
 from archer.ledger.problems import LedgerError
-from archer.ledger.schema import LEDGER_NAME
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for the other writers before it gives up."""

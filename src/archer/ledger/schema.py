@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text
 
-LEDGER_NAME = "archer-ledger.sqlite"
 """The ledger's file name in a project folder."""
 
 APPLICATION_ID = 0x41524348

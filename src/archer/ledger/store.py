@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, func, insert, select, update
 
-from archer.ledger import schema
+from archer.ledger import LEDGER_NAME, schema
 from archer.ledger.codec import from_json, to_json
 from archer.ledger.opening import (
     BUSY_SECONDS,
@@ -39,7 +39,6 @@ from archer.ledger.records import (
     VerdictRecord,
     VerificationRecord,
 )
-from archer.ledger.schema import LEDGER_NAME
 
 __all__ = ["BUSY_SECONDS", "LEDGER_NAME", "Ledger"]
 

@@ -149,9 +149,14 @@ def _open_model(address: Address) -> Any:
     try:
         return _open_openai(address, name) if address.base_url else infer_model(address.model)
     except (UserError, ImportError, ValueError) as error:
-        raise ResearchError(
-            f"model {address.model} cannot be used: {error} (docs/models.md has models, keys and servers)"
-        ) from error
+        said = f"model {address.model} cannot be used: {_why(error)}"
+        raise ResearchError(f"{said} (docs/models.md has models, keys and servers)") from error
+
+
+def _why(error: Exception) -> str:
+    """What pydantic-ai says; of a missing variable of the environment only which, and how it is set."""
+    named = re.search(r"Set the `(\w+)` environment variable", str(error))
+    return f"{named[1]} is not set. Set it first: export {named[1]}=..." if named else str(error)
 
 
 def _open_openai(address: Address, name: str) -> Any:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from archer.errors import UserError
 from archer.rules import Rule
 from archer.rules.inputs import activate, stored_initial
 from archer.rules.loop import chunk_loop, initial_state
@@ -205,8 +206,6 @@ def mixer_candidate(
 
     Raises UserError where there is no such class or where it cannot be built.
     """
-    from archer.errors import UserError, unknown
-
     namespace: dict[str, Any] = {"__name__": "archer_candidate"}
     exec(compile(source, "<mixer>", "exec"), namespace)
     modules = {
@@ -215,7 +214,7 @@ def mixer_candidate(
         if inspect.isclass(value) and issubclass(value, torch.nn.Module)
     }
     if class_name not in modules:
-        raise unknown("nn.Module in this file", class_name, modules)
+        raise _no_module(class_name, modules)
     kind = modules[class_name]
     first = next(iter(inspect.signature(kind).parameters.values()), None)
     unasked = first is None or first.name in arguments or first.kind is not first.POSITIONAL_OR_KEYWORD
@@ -233,6 +232,12 @@ def mixer_candidate(
         ) from error
     digest = hashlib.sha256(f"{source}\0{class_name}\0{dict(arguments)}".encode()).hexdigest()[:12]
     return MixerCandidate(class_name, build, width, digest)
+
+
+def _no_module(wanted: str, modules: Iterable[str]) -> UserError:
+    found = ", ".join(modules)
+    there = f"it has: {found}" if found else "it has none (a rule file is given without a class)"
+    return UserError(f"this file has no nn.Module named '{wanted}'; {there}")
 
 
 def _normalise(x: Tensor) -> Tensor:
