@@ -33,8 +33,8 @@ import torch
 
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
+from archer.fleet.devices import available_devices, processes_per_device, threads_for
 from archer.fleet.fleet import Fleet
-from archer.fleet.launch import available_devices, processes_per_device, threads_for
 from archer.fleet.memory import capacity
 from archer.fleet.run import Recipe, Run
 from archer.fleet.standby import prepare

@@ -17,7 +17,7 @@ import torch
 
 from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
 from archer.errors import exit_plainly
-from archer.fleet.launch import cpu_threads
+from archer.fleet.devices import cpu_threads
 from archer.fleet.run import Outcome, Run
 from archer.fleet.train import Options, train
 

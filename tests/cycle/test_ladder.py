@@ -126,7 +126,7 @@ def test_more_seeds_are_for_what_is_open_or_won():
 
 @pytest.mark.parametrize(("devices", "top"), [(("cpu",), "smoke"), (("cuda:0",), "baseline")])
 def test_without_a_word_the_machine_decides(monkeypatch, devices, top):
-    monkeypatch.setattr("archer.fleet.launch.available_devices", lambda asked: devices)
+    monkeypatch.setattr("archer.fleet.devices.available_devices", lambda asked: devices)
     assert ladder_of(None) == ladder_of(top)
 
 

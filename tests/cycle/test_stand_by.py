@@ -14,7 +14,8 @@ from archer.cycle.laboratory import open_laboratory
 from archer.cycle.project import Project
 from archer.cycle.training import SPLITS, Resources, starter, train_missing
 from archer.cycle.watch import Watcher
-from archer.fleet.launch import Plan, Process, launch
+from archer.fleet.launch import launch
+from archer.fleet.process import Plan, Process
 from archer.fleet.run import Outcome, Run
 from archer.fleet.standby import Standby
 from archer.ledger import Ledger

@@ -22,7 +22,8 @@ from tests.fleet.tiny import load, training_process
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
-from archer.fleet.launch import Plan, launch
+from archer.fleet.launch import launch
+from archer.fleet.process import Plan
 from archer.fleet.run import Outcome, Recipe, Run
 from archer.fleet.subjects import rule_subject
 from archer.fleet.train import Options, build_model, train

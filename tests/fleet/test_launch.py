@@ -15,7 +15,8 @@ from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.checkpoint import checkpoint_path
 from archer.fleet.groups import Waiting
-from archer.fleet.launch import Crash, PlainProcess, Plan, launch, main
+from archer.fleet.launch import Crash, launch, main
+from archer.fleet.process import PlainProcess, Plan
 from archer.fleet.run import Outcome, Run
 from archer.fleet.train import Options, train
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json

@@ -11,7 +11,8 @@ import pytest
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs, training_process
 
-from archer.fleet.launch import Crash, Plan, launch
+from archer.fleet.launch import Crash, launch
+from archer.fleet.process import Plan
 from archer.fleet.race import Race, Racer, losers, starters, together
 from archer.fleet.run import Evaluation, Outcome, Run
 from archer.fleet.train import Options, train

@@ -12,7 +12,8 @@ import pytest
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs
 
-from archer.fleet.launch import PlainProcess, Plan, Process, launch
+from archer.fleet.launch import launch
+from archer.fleet.process import PlainProcess, Plan, Process
 from archer.fleet.run import Outcome
 from archer.fleet.standby import Standby
 from archer.fleet.train import train

@@ -167,7 +167,7 @@ def _gpu_seconds(lab: Laboratory, own: Sequence[CycleRecord], since: str) -> flo
     A run's wall time is its share of its process's, so that the sum is that of the processes; of those,
     several share a GPU. Runs of an interrupted cycle count too, although no cycle names them yet.
     """
-    from archer.fleet.launch import available_devices, processes_per_device
+    from archer.fleet.devices import available_devices, processes_per_device
 
     named, names = {key for cycle in own for key in cycle.run_keys}, {cycle.id for cycle in own}
     others = {key for c in lab.ledger.cycles() if c.id not in names for key in c.run_keys} - named
@@ -181,7 +181,7 @@ def _gpu_seconds(lab: Laboratory, own: Sequence[CycleRecord], since: str) -> flo
 
 def gpus(resources: Resources) -> int:
     """How many GPUs train."""
-    from archer.fleet.launch import available_devices
+    from archer.fleet.devices import available_devices
 
     return sum(device.startswith("cuda") for device in available_devices(resources.device))
 

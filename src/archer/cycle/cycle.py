@@ -21,7 +21,7 @@ from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
-from archer.fleet.launch import available_devices
+from archer.fleet.devices import available_devices
 from archer.fleet.run import Run, Subject
 from archer.ledger.records import (
     TASKS,

@@ -61,7 +61,7 @@ def ladder_of(asked: str | Preset | Sequence[Preset] | None, device: str | None 
     from archer.judge.sequential import MOST_SEEDS
 
     if asked is None:
-        from archer.fleet.launch import available_devices
+        from archer.fleet.devices import available_devices
 
         asked = "smoke" if available_devices(device) == ("cpu",) else TOP
     named = _named(asked) if isinstance(asked, str) else asked

@@ -15,18 +15,10 @@ from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
+from archer.fleet.devices import available_devices, processes_per_device, threads_for
 from archer.fleet.groups import grouped
-from archer.fleet.launch import (
-    Crash,
-    PlainProcess,
-    Plan,
-    Process,
-    Start,
-    available_devices,
-    launch,
-    processes_per_device,
-    threads_for,
-)
+from archer.fleet.launch import Crash, launch
+from archer.fleet.process import PlainProcess, Plan, Process, Start
 from archer.fleet.race import Race
 from archer.fleet.run import Outcome, Run
 from archer.fleet.standby import Standby

@@ -15,12 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archer.fleet.launch import Crash, Plan
+    from archer.fleet.launch import Crash
+    from archer.fleet.process import Plan
     from archer.fleet.run import Evaluation, Outcome, Recipe, Run, Subject
     from archer.fleet.train import Options
 
 _MODULES = {
-    "launch": ("Crash", "Plan"),
+    "launch": ("Crash",),
+    "process": ("Plan",),
     "run": ("Evaluation", "Outcome", "Recipe", "Run", "Subject"),
     "train": ("Options",),
 }

@@ -16,44 +16,26 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from archer.errors import UserError
 from archer.fleet.checkpoint import checkpoint_path
+from archer.fleet.devices import available_devices, processes_per_device, threads_for
 from archer.fleet.groups import Waiting
+from archer.fleet.process import PlainProcess, Plan, Process, Start, training_process
 from archer.fleet.race import Race, race_from_json
 from archer.fleet.run import Outcome, Run
+from archer.fleet.standby import Standby
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
 
-if TYPE_CHECKING:
-    from archer.fleet.standby import Standby
-
 Event = dict[str, Any]
-
-
-class Process(Protocol):
-    """A started training process, which is given one plan after the other.
-
-    give: a plan, in one line. lines: what it says. end: there are no more plans; waits until it has ended,
-    and says how, in words ("" for well).
-    """
-
-    def give(self, text: str) -> None: ...
-    def lines(self) -> Iterator[str]: ...
-    def kill(self) -> None: ...
-    def end(self) -> str: ...
-
-
-Start = Callable[[list[str], Path, bool], Process]
-"""Starts a command with a scratch folder that it may write, with a GPU or not."""
 
 
 @dataclass(frozen=True)
@@ -62,76 +44,6 @@ class Crash:
 
     key: str
     message: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where and how to train.
-
-    devices: "cpu", "cuda:0", ... threads: for each process. processes_per_device: at most; no more are
-    started than there are groups. scratch: where processes keep their logs and checkpoints. race: drop the
-    grid points that lose clearly; None for none.
-    """
-
-    devices: tuple[str, ...]
-    scratch: Path
-    threads: int
-    stop_after_seconds: float | None = None
-    checkpoint_seconds: float = 20.0
-    data_dir: Path | None = None
-    largest: int | None = None
-    processes_per_device: int = 1
-    race: Race | None = None
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The device of every process; neighbours are on different devices."""
-        return self.devices * self.processes_per_device
-
-    def scratch_of(self, place: int) -> Path:
-        """Where the process at a place keeps its files."""
-        return self.scratch / f"device-{place}"
-
-    def label(self, place: int) -> str:
-        """A process's device for the person who watches, with a number where it has neighbours there."""
-        number = f" ({place // len(self.devices) + 1})" if self.processes_per_device > 1 else ""
-        return f"{self.places[place]}{number}"
-
-
-class PlainProcess:
-    """A training process without walls: for tests, and for code that is one's own."""
-
-    def __init__(self, command: list[str], scratch: Path, gpu: bool) -> None:
-        self.log = scratch / "worker.log"
-        with open(self.log, "a") as errors:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def give(self, text: str) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(text + "\n")
-            self.process.stdin.flush()
-
-    def lines(self) -> Iterator[str]:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            yield from lines
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def end(self) -> str:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        status = self.process.wait()
-        if status == 0:
-            return ""
-        last = self.log.read_text(errors="replace")[-4000:].strip().splitlines()
-        return f"status {status}{f': {last[-1][:300]}' if last else ''}"
 
 
 def launch(
@@ -172,11 +84,6 @@ def launch(
     finally:
         for place in places:
             place.stop()
-
-
-def training_process(plan: Plan, place: int) -> list[str]:
-    """The command of the process at a place."""
-    return [sys.executable, "-m", "archer.fleet.worker", plan.places[place], str(plan.threads)]
 
 
 class _Place:
@@ -314,57 +221,6 @@ class _Place:
             if kind not in ("ready", "outcome"):
                 self.messages.put((self.index, event))
         return False, ""
-
-
-def available_devices(asked: str | None = None) -> tuple[str, ...]:
-    """The devices to train on: all GPUs where there are some, else the CPU.
-
-    asked: "cpu", "cuda" (all GPUs), "cuda:1", or None for what there is. Raises UserError for others.
-    """
-    if asked == "cpu":
-        return (asked,)
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked and asked not in ("cuda", *(f"cuda:{i}" for i in range(gpus))):
-        raise UserError(
-            f"there is no device '{asked}' here; choices: cpu{''.join(f', cuda:{i}' for i in range(gpus))}"
-        )
-    if asked == "cuda" and not gpus:
-        raise UserError("device cuda was asked for, but PyTorch sees no GPU here; use --device cpu")
-    if asked and asked != "cuda":
-        return (asked,)
-    return tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",)
-
-
-PROCESSES_PER_GPU = 6
-"""Compiling a shape keeps two cores busy for half a minute, and the GPU idle; see docs/design/fleet.md."""
-
-
-def processes_per_device(devices: Sequence[str]) -> int:
-    """A good number of training processes for each of these devices: one on the CPU, several on a GPU as far
-    as there are two cores for each."""
-    if devices[0] == "cpu":
-        return 1
-    return max(1, min(PROCESSES_PER_GPU, _cores() // (2 * len(devices))))
-
-
-def threads_for(processes: int) -> int:
-    """Threads for each of so many training processes; see `cpu_threads`."""
-    return max(1, cpu_threads() // processes)
-
-
-def cpu_threads() -> int:
-    """Threads for one training process on the CPU: OMP_NUM_THREADS where it is set, as for any program that
-    uses OpenMP; else the cores that this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return _cores()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(arguments: list[str] | None = None) -> int:

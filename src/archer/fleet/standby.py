@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from archer.fleet.launch import Plan, Process, Start, training_process
+from archer.fleet.process import Plan, Process, Start, training_process
 
 Place = tuple[str, str, int]
 """Device, scratch folder, threads: what a process must be told before it has its plan."""
