@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from archer.judge.noise import NoiseFloor
     from archer.ledger import Ledger
     from archer.ledger.records import Comparison, RunRecord, TaskComparison
+    from archer.report.costs import RuleCost
 
 SHOWN = 12
 """Notes on missing runs that are printed in full."""
@@ -90,16 +91,7 @@ def command(
     if as_json:
         print_json([asdict(comparison) for comparison in comparisons])
         return
-    from archer.report.language import catalogue
-    from archer.report.terminal import cost_grid
-    from archer.report.wording import Wording
-
-    console = results()
-    for comparison in comparisons:
-        console.print(_table(comparison, console), "", sep="\n")
-    console.print(cost_grid(costs, console.width, Wording(catalogue("en"))), "", sep="\n")
-    said = [_noise(comparisons[0], floors), *_one_seed(comparisons[0], known)]
-    console.print("\n".join(said), style="dim", markup=False)
+    _show(comparisons, costs, [_noise(comparisons[0], floors), *_one_seed(comparisons[0], known)])
 
 
 def _labelled(runs: Sequence[RunRecord], names: Sequence[str], where: Path) -> tuple[RunRecord, ...]:
@@ -202,6 +194,19 @@ def _compare(
     exact = reach.same(*pairs[0])
     known = prior_noise((*runs, *reach.stand_ins()), *pairs[0], preset=preset, exact_settings=exact)
     return compare_known(reach, pairs, preset, margin), Reach(ledger, newest).noise(), known
+
+
+def _show(comparisons: Sequence[Comparison], costs: Mapping[str, RuleCost], noise: Sequence[str]) -> None:
+    """A table for each comparison, what the rules cost, and what is known of the noise."""
+    from archer.report.language import catalogue
+    from archer.report.terminal import cost_grid
+    from archer.report.wording import Wording
+
+    console = results()
+    for comparison in comparisons:
+        console.print(_table(comparison, console), "", sep="\n")
+    console.print(cost_grid(costs, console.width, Wording(catalogue("en"))), "", sep="\n")
+    console.print("\n".join(noise), style="dim", markup=False)
 
 
 def _table(comparison: Comparison, console: Console) -> RenderableType:

@@ -1,7 +1,8 @@
 """Where the commands write: results to standard output, everything else to standard error.
 
-Rich leaves colour and animation out where the stream is no terminal or NO_COLOR is set. A stream that is
-no terminal has no width of its own; there a wide page is assumed, so that a piped table loses no column.
+Rich leaves colour out where the stream is no terminal or NO_COLOR is set, and animation where it is no
+terminal. A stream that is no terminal has no width of its own; there a wide page is assumed, so that a piped
+table loses no column.
 """
 
 from __future__ import annotations

@@ -84,10 +84,6 @@ class Rejudged:
     conflicts: tuple[Conflict, ...]
     contradicted: tuple[tuple[str, str], ...]
 
-    def may_mix(self, first: str, second: str) -> bool:
-        """Whether the numbers of two tables may be compared."""
-        return any(first in group and second in group for group in self.groups)
-
 
 def rejudge_history(
     tables: Sequence[HistoryTable],

@@ -99,13 +99,6 @@ class Setting:
         shifted = self.task in (CONTEXT_RECALL, NOISY_RECALL) and self.multi_query
         return self.length - 1 if shifted else self.length
 
-    @property
-    def shape_key(self) -> tuple[str, int, int, int, int, int]:
-        """Settings with equal keys have arrays of equal shapes and the same model: they may share a fleet."""
-        backbone = "auto-encoder" if self.task == COMPRESS else "language-model"
-        counts = (self.train_examples, self.validation_examples, self.test_examples)
-        return (backbone, self.vocabulary, self.input_length, *counts)
-
     def examples_in(self, split: str) -> int:
         """Number of sequences in 'train', 'validation' or 'test'."""
         return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,17 +33,6 @@ from archer.rules.rule import Parameter
 
 TAPS = 4
 ALIGNED = 16
-
-
-class TokenMixer(Protocol):
-    """Mixes information between the tokens of a sequence; learns what `specs` lists."""
-
-    @property
-    def name(self) -> str: ...
-
-    def specs(self) -> tuple[ParameterSpec, ...]: ...
-
-    def __call__(self, parameters: Parameters, x: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

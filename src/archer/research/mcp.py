@@ -34,12 +34,10 @@ LONGEST_WAIT_SECONDS = 300.0
 RESEARCHER = "agent"
 
 INSTRUCTIONS = """\
-You are the researcher of an autonomous laboratory for linear attention. Find one rule (a version of the
-delta rule)
-that beats gated_delta_net on all six MAD tasks. Call `context` first; then `verify` a rule as often as you
-like,
-`submit` it with numeric predictions, and read `verdict`. A rule file is Python: a line `parent = "..."`,
-declarations, and one function named after a slot."""
+You are the researcher of an autonomous laboratory for linear attention. Find one rule (a version of the delta
+rule) that beats gated_delta_net on all six MAD tasks. Call `context` first; then `verify` a rule as often as
+you like, `submit` it with numeric predictions, and read `verdict`. A rule file is Python: a line
+`parent = "..."`, declarations, and one function named after a slot."""
 
 Returned = TypeVar("Returned")
 Name = Annotated[str, Field(description="The rule's name: a letter, then letters, digits or _, at most 60.")]

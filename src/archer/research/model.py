@@ -1,10 +1,9 @@
 """A language model as the researcher: any provider, any OpenAI-compatible address.
 
 A question is asked; what comes back is read, written as a rule file and verified; a rejection goes back with
-the
-verifier's sentence, at most `RETURNS` times. Nothing that a model or its server does is fatal: failures are
-counted, and when no usable proposal comes, the fallback proposes. Tokens, dollars and failures stand in the
-proposal's `cost`.
+the verifier's sentence, at most `RETURNS` times. Nothing that a model or its server does is fatal: failures
+are counted, and when no usable proposal comes, the fallback proposes. Tokens, dollars and failures stand in
+the proposal's `cost`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from archer.errors import unknown
@@ -114,14 +113,6 @@ def _plain_value(node: ast.Assign, target: str, name: str) -> Any:
 def library_sources() -> dict[str, str]:
     """The text of every built-in rule, by name."""
     return {name: (LIBRARY / f"{name}.py").read_text(encoding="utf-8") for name in rule_names()}
-
-
-def source_file(path: Path) -> str:
-    """The text of a rule file. Raises ResearchError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResearchError(f"{path}: cannot be read as a rule file: {error}") from error
 
 
 def chain(rules: Mapping[str, RuleText], name: str) -> tuple[RuleText, ...]:

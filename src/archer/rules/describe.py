@@ -41,10 +41,6 @@ class Description:
     state: str
     history: tuple[str, ...]
 
-    def learned_per_head(self, key_width: int, value_width: int) -> int:
-        """Numbers per head that the rule's parameters add (features not counted)."""
-        return sum(_size(shape, key_width, value_width) for shape in self.parameters.values())
-
     def state_per_head(self, key_width: int, value_width: int) -> int:
         """Numbers per head that pass from chunk to chunk: S and what the rule carries beside it."""
         carried = sum(_size(shape, key_width, value_width) for shape in self.carries.values())
