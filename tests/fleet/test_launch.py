@@ -17,7 +17,7 @@ from archer.fleet.checkpoint import checkpoint_path
 from archer.fleet.groups import Waiting
 from archer.fleet.launch import Crash, launch, main
 from archer.fleet.process import PlainProcess, Plan
-from archer.fleet.run import Outcome, Run
+from archer.fleet.run import Outcome, Run, Subject
 from archer.fleet.train import Options, train
 from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
 
@@ -189,6 +189,33 @@ def test_a_process_with_a_past_is_no_proof_against_a_group(plan: Plan) -> None:
     found = launch_scripted(runs, plan, Scripted([line(first), done]), Scripted([]))
     assert found[0] == first
     assert isinstance(found[1], Crash)
+
+
+NOSY = """
+import os, sys
+from torch import nn
+
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        found = sys.stdin.read() + os.read(0, 100).decode()
+        print("printed" + found)
+        if found:
+            raise ValueError("what should be trained next is open to reading")
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.linear(x.cumsum(1))
+"""
+
+
+def test_trained_code_finds_neither_the_plans_nor_the_answers(tmp_path: Path) -> None:
+    """Its standard input is empty, and what it prints is no event."""
+    nosy = Subject("Mixer", NOSY, "nosy", module="mixer.py:Mixer")
+    plans = [[replace(run, subject=nosy) for run in tiny_runs(1)], tiny_runs(1)]
+    said, _ = training_process(tmp_path, *plans).communicate(timeout=240)
+    events = [json.loads(line)["event"] for line in said.splitlines()]
+    assert (events.count("outcome"), events.count("done"), events[-1]) == (2, 2, "done")
 
 
 def test_a_training_process_trains_one_plan_after_the_other(tmp_path: Path) -> None:

@@ -626,7 +626,7 @@ def turns(context, names, count):
     return asked
 
 
-def test_together_the_models_divide_a_round_by_their_worth(history_context):
+def test_together_the_models_divide_a_round_by_the_square_of_their_worth(history_context):
     """Nine of ten of one's proposals were better, four of ten of the other's: worth 10 to 5 of 12."""
     records = [("a:good", 9), ("b:other", 4)]
     pairs = [
@@ -638,7 +638,7 @@ def test_together_the_models_divide_a_round_by_their_worth(history_context):
     context = replace(history_context, proposals=past, verdicts=tuple(v for _, v in pairs))
     names = [name for name, _ in records]
     assert turns(context, names, 9) == ["a:good"] * 9
-    assert turns(replace(context, at_once=9), names, 9).count("a:good") == 6
+    assert turns(replace(context, at_once=9), names, 9).count("a:good") == 7
     assert turns(replace(history_context, at_once=4), ["a", "b", "c"], 7).count("a") in (2, 3)
 
 

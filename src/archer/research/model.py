@@ -254,8 +254,8 @@ def choose_model(context: Context, names: Sequence[str]) -> str:
     one half with two imaginary proposals, so that a new model gets its turns; a turn without a usable
     proposal was worth nothing. Cost: dollars per turn that cost any, begun likewise at a cent, so that models
     without a price are compared by worth alone. The little tried are worth more by their uncertainty, one
-    over the root of their tries. Where candidates are trained together, the models divide them in proportion
-    to worth for cost instead (see `_waiting`). Raises ResearchError for no names.
+    over the root of their tries. Where candidates are trained together, the models divide them by the square
+    of worth for cost instead (see `_waiting`). Raises ResearchError for no names.
     """
     if not names:
         raise ResearchError("there is no model to choose from: give --model at least once")
@@ -270,8 +270,11 @@ def choose_model(context: Context, names: Sequence[str]) -> str:
         worth = (1 + sum(gain > 0 for gain in judged)) / (2 + tries)
         paid = sum(p.cost.get("dollars", 0.0) > 0 for p in turns)
         cost = (0.02 + dollars_spent(context, name)) / (2 + paid)
-        uncertainty = 1 / (2 + tries) ** 0.5 if context.at_once == 1 else 0.0
-        return ((worth + uncertainty) / cost**0.25 / (1 + waiting[name]), -len(turns), name)
+        if context.at_once == 1:
+            claim = (worth + 1 / (2 + tries) ** 0.5) / cost**0.25
+        else:
+            claim = (worth / cost**0.25) ** 2 / (1 + waiting[name])
+        return claim, -len(turns), name
 
     return max(names, key=value)
 
