@@ -211,8 +211,9 @@ class Mixer(nn.Module):
 
 def test_trained_code_finds_neither_the_plans_nor_the_answers(tmp_path: Path) -> None:
     """Its standard input is empty, and what it prints is no event."""
-    nosy = Subject("Mixer", NOSY, "nosy", module="mixer.py:Mixer")
-    plans = [[replace(run, subject=nosy) for run in tiny_runs(1)], tiny_runs(1)]
+    longer_than_any_buffer = NOSY + "#" * 100_000
+    nosy = Subject("Mixer", longer_than_any_buffer, "nosy", module="mixer.py:Mixer")
+    plans = [[replace(run, subject=nosy)] for run in tiny_runs(2)]
     said, _ = training_process(tmp_path, *plans).communicate(timeout=240)
     events = [json.loads(line)["event"] for line in said.splitlines()]
     assert (events.count("outcome"), events.count("done"), events[-1]) == (2, 2, "done")
