@@ -89,6 +89,8 @@ def test_compose_writes_a_rule_file(tmp_path: Path) -> None:
 def test_compose_names_the_built_in_rule_that_it_is() -> None:
     ended = archer("compose", "retain=decay")
     assert ended.stdout.splitlines()[0].split()[0] == "decay"
+    name = "delta_net+retain=decay+similarity=hybrid"
+    assert data("rules", name).partition("hash")[0].count(name) == 1
     assert "built-in rule decay" in ended.stderr
 
 

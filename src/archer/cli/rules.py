@@ -118,7 +118,8 @@ def entry(one: Description) -> Iterator[RenderableType]:
         f"  {', '.join(one.slots)} of {one.parent}" if one.parent else "  all slots", style="not bold cyan"
     )
     yield head
-    yield Padding(Text(one.title), (0, 0, 0, 2), expand=False)
+    if one.title != one.name:  # a composition's title is its name
+        yield Padding(Text(one.title), (0, 0, 0, 2), expand=False)
     yield Padding(Text(one.equation, style="green"), (0, 0, 0, 4), expand=False)
     yield Padding(Text(_cost(one), style="dim"), (0, 0, 0, 2), expand=False)
     if one.history:

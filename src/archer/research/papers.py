@@ -4,8 +4,7 @@ A card is a Markdown file with a few lines of front matter (see `FIELDS`). A fol
 searched along with the built-in ones; a card of the same id replaces the built-in one.
 
 Ranking is BM25 (Robertson and Zaragoza 2009, doi:10.1561/1500000019) over words without their plural s; a
-word
-in a title, a slot or an id counts `TITLE_WEIGHT` times.
+word in a title, a slot or an id counts `TITLE_WEIGHT` times.
 """
 
 from __future__ import annotations

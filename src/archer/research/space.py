@@ -1,10 +1,8 @@
 """The space that is searched: what a rule is made of, slot by slot, and what one change makes of it.
 
 A rule is described by its `Composition`: for every slot that is not delta_net's own, a label (which change),
-a
-family (what it resembles) and its constants. It is read from rule files as text, so rules written by a
-template, a model or a person are described in the same way; slot code that nobody knows is a label of its
-own.
+a family (what it resembles) and its constants. It is read from rule files as text, so rules written by a
+template, a model or a person are described in the same way; unknown slot code is a label of its own.
 """
 
 from __future__ import annotations
@@ -203,8 +201,7 @@ class Space:
 
     def _donations(self) -> list[tuple[str, Choice]]:
         """Slots of known rules that can be set onto another parent, each once; what a rule prepares for its
-        own
-        slots stays with it."""
+        own slots stays with it."""
         found: dict[tuple[str, str], tuple[str, Choice]] = {}
         for rule in self.rules.values():
             if rule.name == self.base or {"prepare", "step"} & set(rule.functions):
