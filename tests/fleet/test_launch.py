@@ -179,6 +179,14 @@ def test_nobody_takes_what_another_device_can_begin_itself(plan: Plan) -> None:
     assert [waiting.take(0), waiting.take(1)] == [[light[1]], []]
 
 
+def test_when_the_time_is_over_no_other_group_is_begun(plan: Plan) -> None:
+    runs = [*tiny_runs(1), *tiny_runs(1, setting="compress")]
+    for seconds, begun in ((None, 2), (1e-9, 1)):
+        process = Scripted(['{"event": "done"}'] * 2, "")
+        assert launch_scripted(runs, replace(plan, stop_after_seconds=seconds), process) == []
+        assert len(process.plans) == begun
+
+
 def test_a_process_with_a_past_is_no_proof_against_a_group(plan: Plan) -> None:
     """It trained one group and dies with the next: that is tried once more, in a process of its own."""
     runs = [*tiny_runs(1), *tiny_runs(1, setting="compress")]
