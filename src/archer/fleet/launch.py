@@ -146,15 +146,15 @@ class _Place:
         """
         self.left = {run.key: run for run in group}
         while self.left and not self.stopping:
-            before, fresh = len(self.left), self._have_process()
+            before, fresh = len(self.left), self._ensure_process()
             why = self._train()
             if not why:
                 return
             if fresh and len(self.left) == before and not self.stopping:
                 self._give_up(why)
 
-    def _have_process(self) -> bool:
-        """Whether a process had to be started for this group: it has no past, and has not waited."""
+    def _ensure_process(self) -> bool:
+        """Whether the process was started for this very group: it has no past, and has not waited."""
         if self.process:
             return False
         waiting = self.standby.take(self.plan, self.index) if self.standby else None
