@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from archer.model.mixer import RuleMixer
 from archer.model.parameters import count
@@ -43,6 +44,19 @@ def test_a_foreign_rule_counts_what_the_same_built_in_rule_counts(monkeypatch: p
     assert found.parameters == expected.parameters
     assert found.decoding_seconds is not None
     assert found.decoding_seconds > 0
+
+
+def test_decoding_is_timed_on_one_thread_also_where_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    monkeypatch.setattr(layer_cost, "_decode", lambda layer, x: seen.append(torch.get_num_threads()) or 1.0)
+    try:
+        torch.set_num_threads(2)
+        (found,) = layer_costs([get_rule("decay")], LayerSize(16, 2, 8), decoding=True).values()
+        assert found.decoding_seconds == 1.0
+        assert (set(seen), torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 GOOD = {"parameters": 10, "operations_per_token": 5.0, "decoding_seconds": None}
