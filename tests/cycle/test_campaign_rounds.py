@@ -29,7 +29,7 @@ from archer.cli.shared_run import researcher_of
 from archer.cycle import laboratory
 from archer.cycle.team import Models
 from archer.errors import UserError
-from archer.fleet import launch
+from archer.fleet import devices
 from archer.ledger import Ledger
 from archer.research.exchange import Recorder, append_to
 from archer.research.model import ModelResearcher
@@ -163,7 +163,7 @@ def test_one_at_once_is_the_ledger_of_before(tmp_path, bench):
 
 
 def test_by_default_one_for_each_gpu(tmp_path, bench, monkeypatch):
-    monkeypatch.setattr(launch, "available_devices", lambda asked=None: ("cuda:0", "cuda:1", "cuda:2"))
+    monkeypatch.setattr(devices, "available_devices", lambda asked=None: ("cuda:0", "cuda:1", "cuda:2"))
     found = rounds(tmp_path, at_once=None, cycles=1)
     assert found.cycles[0].settings["asked"]["at_once"] == 3
     with pytest.raises(UserError, match="at_once is 0: expected 1 or more"):

@@ -76,6 +76,8 @@ def test_closing_ends_those_that_nobody_took(plan: Plan, started: Started) -> No
     with closing(Standby(started)) as standby:
         standby.ready(two)
         standby.ready(two)
+        for waiting in standby._waiting.values():
+            waiting.result()
         assert standby.take(two, 0) is started.processes[0]
         assert standby.take(two, 0) is None
     taken, left = started.processes
