@@ -4,7 +4,7 @@
 # Everything is installed into .venv at the versions of constraints.txt, again only when those files change.
 
 ARGS ?=
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ "$$n" -gt 8 ] && n=8; echo "$$n")
+WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 2) + 1 )); [ "$$n" -gt 8 ] && n=8; echo "$$n")
 PYTEST_ARGS ?=
 TRITON := triton==3.6.0
 VENV := .venv
@@ -34,7 +34,8 @@ format: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	@$(BIN)/python -m pyright
 
-# One thread per worker: the workers themselves fill the cores, and an idle one takes over waiting tests.
+# One thread per worker: the workers themselves fill the cores, one more than there are, since some tests
+# wait for a process or a limit; an idle one takes over waiting tests.
 pytest: $(VENV)/.installed-test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(MARKED) $(PYTEST_ARGS)
 
