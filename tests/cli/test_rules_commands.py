@@ -173,11 +173,10 @@ def test_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(RULE.source)
     assert "did you mean 'softmax'" in refusal("verify", tmp_path / "mine.py", "--parent", "softmx")
     (tmp_path / "mixers.py").write_text("import torch\nclass A(torch.nn.Identity): ...\nclass B(A): ...\n")
-    there = "this file has no nn.Module named 'Foo'; it has"
-    assert f"{there}: A, B" in refusal("verify", f"{tmp_path / 'mixers.py'}:Foo")
-    assert f"{there} none (a rule file is given without a class)" in refusal(
-        "verify", f"{tmp_path / 'mine.py'}:Foo"
-    )
+    named = refusal("verify", f"{tmp_path / 'mixers.py'}:Foo")
+    assert "unknown nn.Module 'Foo'. Choices: A, B" in named
+    without = refusal("verify", f"{tmp_path / 'mine.py'}:Foo")
+    assert "this file has no nn.Module, so none named 'Foo' (a rule file needs no class)" in without
     for command in (["run"], ["bench", "decay"], ["discover", "--cycles", "1"]):
         said = refusal(*command, "-p", tmp_path / "file", "--device", "cpu")
         assert f"{tmp_path / 'file'} cannot be used: it is a file; give a folder" in said

@@ -143,7 +143,7 @@ def test_a_leaking_rule_ends_with_status_3(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("Averagin",), "no nn.Module named 'Averagin'; it has: Averaging"),
+        (("Averagin",), "did you mean 'Averaging'"),
         (("Averaging", "--argument", "heads=4"), "unexpected keyword argument 'heads'"),
         (("Averaging", "--argument", "width=32"), "multiple values for argument 'width'"),
     ],

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from archer.ledger import LEDGER_NAME, Ledger
 from archer.ledger.locking import LOCK_NAME, project_lock
 from archer.ledger.problems import LockError
 from archer.ledger.records import RunRecord
-from archer.ledger.store import LEDGER_NAME, Ledger
 
 WORKERS = Path(__file__).parent / "workers.py"
 

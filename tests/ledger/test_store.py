@@ -12,10 +12,9 @@ import pytest
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import IntegrityError
 
-from archer.ledger import opening, schema
+from archer.ledger import LEDGER_NAME, Ledger, opening, schema
 from archer.ledger.problems import LedgerError
 from archer.ledger.records import CurvePoint, CycleRecord, RunRecord
-from archer.ledger.store import LEDGER_NAME, Ledger
 
 VERSION_1 = Path(__file__).parent / "version_1.ledger"
 

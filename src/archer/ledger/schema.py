@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text
 
-"""The ledger's file name in a project folder."""
-
 APPLICATION_ID = 0x41524348
 """The bytes "ARCH" in the header of the file, by which a ledger is told from any other SQLite file."""
 

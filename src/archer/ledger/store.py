@@ -40,7 +40,7 @@ from archer.ledger.records import (
     VerificationRecord,
 )
 
-__all__ = ["BUSY_SECONDS", "LEDGER_NAME", "Ledger"]
+__all__ = ["BUSY_SECONDS", "Ledger"]
 
 Record = TypeVar("Record")
 Choice = str | Iterable[str] | None

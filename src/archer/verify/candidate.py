@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from archer.errors import UserError
+from archer.errors import UserError, unknown
 from archer.rules import Rule
 from archer.rules.inputs import activate, stored_initial
 from archer.rules.loop import chunk_loop, initial_state
@@ -214,7 +214,11 @@ def mixer_candidate(
         if inspect.isclass(value) and issubclass(value, torch.nn.Module)
     }
     if class_name not in modules:
-        raise _no_module(class_name, modules)
+        if not modules:
+            raise UserError(
+                f"this file has no nn.Module, so none named '{class_name}' (a rule file needs no class)"
+            )
+        raise unknown("nn.Module", class_name, modules)
     kind = modules[class_name]
     first = next(iter(inspect.signature(kind).parameters.values()), None)
     unasked = first is None or first.name in arguments or first.kind is not first.POSITIONAL_OR_KEYWORD
@@ -232,12 +236,6 @@ def mixer_candidate(
         ) from error
     digest = hashlib.sha256(f"{source}\0{class_name}\0{dict(arguments)}".encode()).hexdigest()[:12]
     return MixerCandidate(class_name, build, width, digest)
-
-
-def _no_module(wanted: str, modules: Iterable[str]) -> UserError:
-    found = ", ".join(modules)
-    there = f"it has: {found}" if found else "it has none (a rule file is given without a class)"
-    return UserError(f"this file has no nn.Module named '{wanted}'; {there}")
 
 
 def _normalise(x: Tensor) -> Tensor:
