@@ -13,6 +13,7 @@ import pytest
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs, training_process
 
+from archer.fleet import worker
 from archer.fleet.checkpoint import checkpoint_path
 from archer.fleet.groups import Waiting
 from archer.fleet.launch import Crash, launch, main
@@ -299,6 +300,32 @@ def test_the_command_stops_in_time(plan: Plan, capsys: pytest.CaptureFixture[str
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["left"] == 2
     assert list(folder.glob("here/device-*/checkpoints/fleet-*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("a diary\n", "is no plan ("),
+        ('{"runs": []}', "expected an obj"),
+    ],
+)
+def test_a_file_that_is_no_plan(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "plan.json").write_text(text)
+    assert main([str(tmp_path / "plan.json"), str(tmp_path / "outcomes.jsonl")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "outcomes.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["cpu"], ["cpu", "many"]])
+def test_a_training_process_says_how_it_is_started(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worker.main(arguments) == 2
+    assert "usage: python -m archer.fleet.worker DEVICE THREADS" in capsys.readouterr().err
 
 
 def test_a_file_that_holds_no_outcomes_is_left_alone(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

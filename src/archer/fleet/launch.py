@@ -236,10 +236,29 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the processes are stopped too
     try:
-        return _train_plan(json.loads(given.plan.read_text()), given)
+        return _train_plan(_read_plan(given.plan), given)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """A plan from its file. Raises UserError where there is none."""
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no plan ({error}); `python results/advance.py plan` writes one"
+        ) from error
+    wanted = {"runs", "subjects", "options", "data_dir"}
+    if not isinstance(plan, dict) or wanted - plan.keys():
+        raise UserError(
+            f"{path} is no plan: expected an object with {', '.join(sorted(wanted))}; "
+            "`python results/advance.py plan` writes one"
+        )
+    return plan
 
 
 def _train_plan(plan: dict[str, Any], given: argparse.Namespace) -> int:

@@ -22,6 +22,9 @@ Say = Callable[[dict[str, Any]], None]
 
 def main(argv: list[str]) -> int:
     """Trains the plans that come; returns the exit status, 2 where the user can put it right."""
+    if len(argv) != 2 or not argv[1].isdecimal():
+        sys.stderr.write("usage: python -m archer.fleet.worker DEVICE THREADS < PLANS.jsonl\n")
+        return 2
     device, threads = argv
     plans, out = _pipes()
 
