@@ -31,8 +31,10 @@ def run(*arguments: str):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Stands in for the checks: keeps what was asked and answers `asked["answer"]`."""
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
+    """Stands in for the checks: keeps what was asked and answers `asked["answer"]`. Where one works there may
+    be a project, as after `make run`: none is here."""
+    monkeypatch.chdir(tmp_path)
     asked: dict = {"answer": PASSED}
 
     def answer(*arguments, **options):
