@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +105,49 @@ def test_out_of_memory_makes_the_fleet_smaller(monkeypatch: pytest.MonkeyPatch) 
     events: list[dict[str, object]] = []
     assert sorted(map(results, train(runs, load=load, report=events.append))) == wanted
     assert [e["members"] for e in events if e["event"] == "smaller"] == [2]
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 2])
+def test_out_of_memory_in_an_evaluation_loses_no_point(
+    evaluate_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained for an epoch and not evaluated yet, members go on from there, those that wait included."""
+    runs = tiny_runs(5, epochs=3, evaluate_every=evaluate_every)
+    wanted = sorted(map(results, train(runs, load=load)))
+    plain, failed = Fleet.look, []
+
+    def scarce(self: Fleet, *given: Any) -> tuple[torch.Tensor, ...]:
+        if self.size > 2:
+            failed.append(self.members[0].epoch)
+            raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+        return plain(self, *given)
+
+    monkeypatch.setattr(Fleet, "look", scarce)
+    assert sorted(map(results, train(runs, load=load))) == wanted
+    assert failed == [evaluate_every]
+
+
+def test_a_fleet_that_does_not_fit_is_gone_before_a_smaller_one_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a device that is full there is no room for both."""
+    large: list[weakref.ref[Weights]] = []
+    plain = Weights.gradient
+
+    def scarce(self: Weights, loss: torch.Tensor) -> torch.Tensor:
+        if len(self.flat) > 2:
+            large.append(weakref.ref(self))
+            raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+        return plain(self, loss)
+
+    def looking(*given: Any) -> Fleet:
+        assert [one() for one in large] == [None]
+        return restored(*given)
+
+    monkeypatch.setattr(Weights, "gradient", scarce)
+    monkeypatch.setattr("archer.fleet.train.restored", looking)
+    assert len(list(train(tiny_runs(5), load=load))) == 5
+    assert len(large) == 1
 
 
 def test_one_run_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

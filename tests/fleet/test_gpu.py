@@ -157,6 +157,41 @@ def test_bf16_ends_where_float32_ends() -> None:
     assert abs(mean["fp32"] - mean["bf16"]) < max(3 * error, 0.01), (mean, error)
 
 
+@pytest.mark.parametrize("rule", ["delta_net", "gated_delta_net"])
+def test_recorded_steps_and_looks_share_memory_and_change_nothing(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps and looks in turn, half of the members gone after the first epoch: as without recording."""
+    runs = [*gpu_runs(4, rule), *(replace(r, learning_rate=float("nan")) for r in gpu_runs(8, rule)[4:])]
+    recorded = curves(runs)
+    monkeypatch.setattr(Fleet, "captures", False)
+    plain = curves(runs)
+    for run in runs[:4]:
+        assert torch.equal(recorded[run.key], plain[run.key])
+
+
+@pytest.mark.parametrize("share", [0.35, 0.5, 0.65, 0.8])
+def test_out_of_memory_makes_the_fleet_smaller(share: float) -> None:
+    """The memory that sixteen runs take, and then less of it: they end with the same results."""
+    runs = gpu_runs(16, setting=replace(RECALL, length=256), epochs=2, width=128, heads=4)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    wanted = curves(runs, largest=16)
+    needed = torch.cuda.max_memory_reserved(GPU)
+    torch.cuda.empty_cache()
+    events: list[dict[str, Any]] = []
+    torch.cuda.set_per_process_memory_fraction(share * needed / torch.cuda.mem_get_info(GPU)[1], GPU)
+    try:
+        found = list(train(runs, Options(device="cuda:0", largest=16), load=load, report=events.append))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+    assert [e["members"] for e in events if e["event"] == "smaller"][:1] == [8]
+    assert {outcome.key for outcome in found} == wanted.keys()
+    for outcome in found:
+        losses = torch.tensor([[p.train_loss, p.validation_loss, p.test_loss] for p in outcome.curve])
+        assert torch.equal(losses, wanted[outcome.key])
+
+
 def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> list[Outcome]:
     """What a process says until its end, or until it is killed after so many epochs."""
     found, epochs = [], 0

@@ -81,6 +81,43 @@ def test_a_process_that_dies_alone_with_a_group_crashes_its_runs(plan: Plan) -> 
     assert all(isinstance(crash, Crash) and "status 137" in crash.message for crash in found)
 
 
+def fleet_of(members: int) -> str:
+    return json.dumps({"event": "fleet", "members": members})
+
+
+def test_what_dies_with_several_in_training_is_tried_with_half_as_many(plan: Plan) -> None:
+    """Where the system's memory ends a process is killed, and cannot say why."""
+    runs = tiny_runs(6)
+    done = [*(line(outcome) for outcome in train(runs, load=load)), '{"event": "done"}']
+    dying = [Scripted([fleet_of(6)]), Scripted([fleet_of(3)])]
+    ending = Scripted([fleet_of(1), *done], "")
+    assert len(launch_scripted(runs, plan, *dying, ending)) == 6
+    orders = [one.plans[0]["options"]["largest"] for one in (*dying, ending)]
+    assert orders == [None, 3, 1]
+
+
+def test_what_dies_with_one_in_training_is_given_up(plan: Plan) -> None:
+    runs = tiny_runs(6)
+    dying = [Scripted([fleet_of(3)]), Scripted([fleet_of(1)])]
+    found = launch_scripted(runs, plan, *dying)
+    assert {crash.key for crash in found if isinstance(crash, Crash)} == {run.key for run in runs}
+
+
+@pytest.mark.parametrize("members", [10**9, -3, "many", None, True])
+def test_how_many_were_in_training_is_not_believed_either(plan: Plan, members: object) -> None:
+    """It is heard from a process that runs foreign code: the tries come to an end whatever it says."""
+    runs, said = tiny_runs(2), json.dumps({"event": "fleet", "members": members})
+    dying = [Scripted([said]) for _ in range(3)]
+    assert len(launch_scripted(runs, plan, *dying)) == 2
+
+
+def test_a_process_that_says_why_is_not_tried_with_fewer(plan: Plan) -> None:
+    failed = json.dumps({"event": "failed", "message": "one run does not fit"})
+    (crash, _) = launch_scripted(tiny_runs(2), plan, Scripted([fleet_of(2), failed]))
+    assert isinstance(crash, Crash)
+    assert crash.message == "one run does not fit"
+
+
 def test_what_was_finished_before_a_death_is_kept(plan: Plan) -> None:
     runs = tiny_runs(2)
     first, second = train(runs, load=load)

@@ -62,6 +62,16 @@ def test_what_changes_the_memory_is_measured_anew(
     assert len(measured) == 6
 
 
+def test_where_not_even_the_two_that_are_measured_fit_one_is_tried(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> int:
+        raise torch.OutOfMemoryError("not enough memory (made up by the test)")
+
+    monkeypatch.setattr(memory, "_bytes_per_run_cuda", full)
+    assert room(tiny_runs(1)[0]) == 1
+
+
 @pytest.mark.parametrize("text", ["", "0", "-3", "nan", "ten"])
 def test_a_file_that_holds_no_number_is_measured_again(
     measured: list[str], tmp_path: Path, text: str

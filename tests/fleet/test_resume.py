@@ -15,6 +15,7 @@ from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from archer.fleet.fleet import Fleet
 from archer.fleet.train import Options, train
 from archer.fleet.wire import outcome_from_json
 
@@ -73,6 +74,32 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
         write_checkpoint(path, {"epoch": 2})
     assert read_checkpoint(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_taken_up_again_where_fewer_fit_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tiny_runs(5)
+    assert list(train(runs, Options(checkpoints=tmp_path, stop_after_seconds=1e-9), load=load)) == []
+    sizes, plain = set(), Fleet.run_epoch
+
+    def seen(self: Fleet) -> None:
+        sizes.add(self.size)
+        plain(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fleet, "run_epoch", seen)
+        rest = sorted(map(results, train(runs, Options(checkpoints=tmp_path, largest=2), load=load)))
+    assert rest == sorted(map(results, train(runs, load=load)))
+    assert max(sizes) == 2
+
+
+def test_a_checkpoint_of_which_only_the_last_is_wanted(tmp_path: Path) -> None:
+    runs = tiny_runs(3)
+    assert list(train(runs, Options(checkpoints=tmp_path, stop_after_seconds=1e-9), load=load)) == []
+    wanted = runs[-1:]
+    found = list(train(wanted, Options(checkpoints=tmp_path, largest=1), load=load))
+    assert list(map(results, found)) == list(map(results, train(wanted, load=load)))
 
 
 def test_the_budget_leaves_the_rest_for_later(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def captured_step(fleet: Fleet) -> Step:
     """
     before = fleet.weights.snapshot()
     order, rates = _no_order(fleet), torch.zeros_like(fleet.rates)
-    replay = _recorded(lambda: fleet.train_step(order, rates), fleet.device)
+    replay = _recorded(lambda: fleet.train_step(order, rates), fleet)
     fleet.weights.restore(before)
 
     def step(new_order: Tensor, new_rates: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def captured_step(fleet: Fleet) -> Step:
 def captured_look(fleet: Fleet, split: Split) -> Look:
     """The fleet's `look(split, order)`, recorded once and replayed; what it returns are copies."""
     order = _no_order(fleet)
-    replay = _recorded(lambda: fleet.look(split, order), fleet.device)
+    replay = _recorded(lambda: fleet.look(split, order), fleet)
 
     def look(new_order: Tensor) -> tuple[Tensor, ...]:
         order.copy_(new_order)
@@ -55,16 +55,20 @@ def _no_order(fleet: Fleet) -> Tensor:
     return torch.zeros(fleet.rows, size, dtype=torch.long, device=fleet.device)
 
 
-def _recorded(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """Runs some work a few times, records it as a CUDA graph, and gives what replays it."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+def _recorded(work: Callable[[], Any], fleet: Fleet) -> Callable[[], Any]:
+    """Runs some work a few times, records it as a CUDA graph, and gives what replays it.
+
+    A fleet's recordings take turns in one pool of memory, which is as large as the largest: whoever replays
+    one has to be done with what it made before the next is replayed.
+    """
+    stream = torch.cuda.Stream(fleet.device)
+    stream.wait_stream(torch.cuda.current_stream(fleet.device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             work()
-    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.current_stream(fleet.device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=fleet.pool):
         made = work()
 
     def replay() -> Any:

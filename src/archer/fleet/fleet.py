@@ -57,6 +57,7 @@ class Fleet:
     seeds: Tensor = field(init=False)
     step: Step | None = field(init=False)
     looks: dict[int, Look] = field(init=False)
+    pool: Any = field(init=False)
 
     @classmethod
     def start(
@@ -68,9 +69,10 @@ class Fleet:
         return cls(model, members, weights, load_splits(runs, load, device), device, region)
 
     def __post_init__(self) -> None:
-        self.step, self.looks = None, {}
+        self.step, self.looks, self.pool = None, {}, None
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
+            self.pool = torch.cuda.graph_pool_handle()
             enable_kernels()
         if self.region is not None and self.rows == 1:
             self._take(torch.zeros(2, dtype=torch.long, device=self.device), spare=1)
@@ -98,7 +100,10 @@ class Fleet:
         return [*of_members, *of_members[:1] * self.spare]
 
     def run_epoch(self) -> None:
-        """One pass of every member over its training set. Raises OutOfMemory with the state as before."""
+        """One pass of every member over its training set.
+
+        Raises OutOfMemoryError with the state as before.
+        """
         began, before = time.perf_counter(), self.weights.snapshot()
         try:
             with self._drawing():
@@ -153,7 +158,10 @@ class Fleet:
         return wrap(loss_and_predictions, "loss")(logits, targets)
 
     def evaluate(self) -> None:
-        """Adds a point to the curve of every member that is due; one whose losses are not finite is dead."""
+        """Adds a point to the curve of every member that is due; one whose losses are not finite is dead.
+
+        Raises OutOfMemoryError with the members as before.
+        """
         began = time.perf_counter()
         mixer = self.model.mixer
         with mixer.looking() if isinstance(mixer, AloneMixer) else nullcontext():
@@ -169,7 +177,7 @@ class Fleet:
         v_loss, v_acc, t_loss, t_acc = seen
         alive = all(abs(x) < float("inf") for x in (m.train_loss, v_loss, t_loss))
         point = Evaluation(m.epoch, m.train_loss, v_loss, v_acc, t_loss, t_acc)
-        curve = (*m.curve, point) if alive and is_due(m) else m.curve
+        curve = (*m.curve, point) if alive and owes_a_point(m) else m.curve
         return replace(m, alive=alive, curve=curve, wall_seconds=m.wall_seconds + share)
 
     @torch.no_grad()
@@ -225,8 +233,8 @@ class Fleet:
         return not member.alive or member.epoch >= recipe.epochs or reached or bool(member.dropped)
 
     def due(self) -> bool:
-        """Whether some member is to be evaluated now."""
-        return any(is_due(member) for member in self.members)
+        """Whether some member is to be evaluated before it trains on."""
+        return any(owes_a_point(member) for member in self.members)
 
     def drop(self, reasons: Mapping[str, str]) -> None:
         """Marks members (by key) that lost a race, so that they leave; who is over anyway stays as it is."""
@@ -252,10 +260,18 @@ class Fleet:
         """
         spare = self.rows - len(indices)
         spare = spare if self.region is not None and 0 < spare < len(indices) else 0
-        self.members = [self.members[i] for i in indices]
         rows = [*indices, *indices[:1] * spare]
+        self.forget_recordings()
         self._take(torch.tensor(rows, dtype=torch.long, device=self.device), spare)
+        self.members = [self.members[i] for i in indices]
         self.__post_init__()
+
+    def forget_recordings(self) -> None:
+        """Gives back the memory in which steps are recorded: before others join or some leave, after which
+        the recordings are of no use."""
+        self.step, self.looks = None, {}
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _take(self, rows: Tensor, spare: int) -> None:
         """Keeps these rows, of which the last are spare."""
@@ -272,7 +288,7 @@ class Fleet:
              "train_loss": m.train_loss, "curve": [asdict(point) for point in m.curve]}
             for m in self.members
         ]  # fmt: skip
-        return {"members": members, "weights": self.weights_of_members().to_cpu()}
+        return {"members": members, "weights": self.weights.to_cpu(self.size)}
 
     def weights_of_members(self) -> Weights:
         """The state without spare rows."""
@@ -293,22 +309,21 @@ def restored(
     model: Model, runs: Sequence[Run], state: dict[str, Any], load: Load, device: torch.device,
     region: Region | None = None,
 ) -> Fleet:  # fmt: skip
-    """A fleet as `state` left it; runs: those of its members that are still wanted."""
+    """A fleet as `state` left it; runs: those of its members, and maybe others."""
     by_key = {run.key: run for run in runs}
-    kept = [i for i, saved in enumerate(state["members"]) if saved["key"] in by_key]
     members = []
-    for i in kept:
-        saved = dict(state["members"][i])
+    for saved in map(dict, state["members"]):
         run, curve = by_key[saved.pop("key")], tuple(Evaluation(**point) for point in saved.pop("curve"))
         members.append(Member(run, curve=curve, **saved))
-    weights = Weights(model.specs, **{n: t[kept].to(device) for n, t in state["weights"].items()})
+    weights = Weights(model.specs, **{n: t.to(device, copy=True) for n, t in state["weights"].items()})
     return Fleet(model, members, weights, load_splits([m.run for m in members], load, device), device, region)
 
 
-def is_due(member: Member) -> bool:
-    """Whether a member is to be evaluated at its age."""
-    recipe = member.run.recipe
-    return member.epoch % recipe.evaluate_every == 0 or member.epoch >= recipe.epochs
+def owes_a_point(member: Member) -> bool:
+    """Whether a member is to be evaluated at its age, and was not yet."""
+    recipe, seen = member.run.recipe, member.curve[-1].epoch if member.curve else 0
+    due = member.epoch % recipe.evaluate_every == 0 or member.epoch >= recipe.epochs
+    return due and member.epoch > seen
 
 
 def outcome(member: Member, parameters: int, device: str, alone: str = "") -> Outcome:

@@ -6,7 +6,8 @@ trains a plan (see `results/advance.py`) on all devices that it names, without w
 processes at once: while one compiles the next shape, another trains.
 
 A training process that dies takes nothing with it: what it finished is known, the rest is trained again from
-its checkpoints, and a run whose process dies with it alone is reported as crashed.
+its checkpoints, in fleets that get smaller while nothing is finished; a group whose process dies with one run
+in training is reported as crashed.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class _Place:
         self.device = plan.places[index]
         self.scratch = plan.scratch_of(index)
         self.left: dict[str, Run] = {}
+        self.largest = plan.largest
+        self.in_training = 0
         self.stopping = False
         self.process: Process | None = None
         self.lines: Iterator[str] = iter(())
@@ -140,17 +143,22 @@ class _Place:
             os.replace(kept[-1], self.scratch / "checkpoints" / name)
 
     def _train_group(self, group: list[Run]) -> None:
-        """Trains it again after a death, as long as something was finished or the process had a past.
+        """Trains it again after a death, as long as something was finished or the process had a past, and
+        else in a fleet of half the size: that it died for want of memory is likely, and it cannot say so.
 
-        So only the runs of a group that kills a process of its own are given up.
+        So only the runs of a group that kills a process of its own, one run at a time, are given up.
         """
-        self.left = {run.key: run for run in group}
+        self.left, self.largest = {run.key: run for run in group}, self.plan.largest
         while self.left and not self.stopping:
             before, fresh = len(self.left), self._ensure_process()
             why = self._train()
             if not why:
                 return
-            if fresh and len(self.left) == before and not self.stopping:
+            if self.stopping or not fresh or len(self.left) < before:
+                continue
+            if self.in_training > 1:
+                self.largest = self.in_training // 2
+            else:
                 self._give_up(why)
 
     def _ensure_process(self) -> bool:
@@ -175,19 +183,22 @@ class _Place:
         """What is left of a group, in the process that there is: "" where that ended as planned, else what it
         said; then there is no process any more."""
         assert self.process
+        self.in_training = 0
         self.process.give(json.dumps(self._order()))
         ended, why = self._listen(self.process)
         if ended:
             return ""
         end = self.process.end()
         self.process = None
+        if why:  # it did not die, so a smaller fleet is no help
+            self.in_training = 0
         return why or f"the training process ended early ({end or 'without a word'})"
 
     def _order(self) -> dict[str, Any]:
         """The plan that a training process is told; see `archer.fleet.worker`."""
         options = {
             "device": self.device, "checkpoints": str(self.scratch / "checkpoints"),
-            "checkpoint_seconds": self.plan.checkpoint_seconds, "largest": self.plan.largest,
+            "checkpoint_seconds": self.plan.checkpoint_seconds, "largest": self.largest,
             "stop_after_seconds": self._seconds_left(), "memory_share": 1 / self.plan.processes_per_device,
             "race": asdict(self.plan.race) if self.plan.race else None,
         }  # fmt: skip
@@ -218,6 +229,8 @@ class _Place:
                 return True, ""
             if kind == "failed":
                 return False, str(event.get("message", ""))[:1000]
+            if kind in ("fleet", "smaller") and isinstance(event.get("members"), int):
+                self.in_training = min(event["members"], self.largest or len(self.left), len(self.left))
             if kind not in ("ready", "outcome"):
                 self.messages.put((self.index, event))
         return False, ""

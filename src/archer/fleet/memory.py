@@ -23,7 +23,10 @@ def capacity(model: Model, run: Run, device: torch.device, load: Load, share: fl
     """How many runs like this one fit together into this process's share of the device, at least 1."""
     if device.type == "cuda":
         free = _free_bytes_cuda(device, share)
-        return max(1, int(SHARE * free / _known_bytes_per_run(model, run, device, load)))
+        try:
+            return max(1, int(SHARE * free / _known_bytes_per_run(model, run, device, load)))
+        except torch.OutOfMemoryError:  # not even the two that are measured fit: one may
+            return 1
     return max(1, int(SHARE * share * free_bytes_cpu() / bytes_saved(model, run, load)))
 
 

@@ -66,9 +66,9 @@ class Weights:
         for x, kept in zip((self.flat, self.first, self.second, self.steps), snapshot, strict=True):
             x.copy_(kept)
 
-    def to_cpu(self) -> dict[str, Tensor]:
-        """The state by name, on the CPU."""
-        return {name: getattr(self, name).cpu() for name in ("flat", "first", "second", "steps")}
+    def to_cpu(self, count: int) -> dict[str, Tensor]:
+        """The state of the first `count` runs by name, on the CPU; takes no memory of the device."""
+        return {name: getattr(self, name)[:count].cpu() for name in ("flat", "first", "second", "steps")}
 
     def keep(self, members: Tensor) -> Weights:
         """The same state for some of its runs."""

@@ -7,9 +7,10 @@ process killed at any moment continues where its last checkpoint stands.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,10 @@ class _Packing:
             self.report({"event": "alone", "subject": self.alone.name, "message": self.alone.why})
         self._announce(fleet)
         while fleet.size:
-            try:
-                fleet.run_epoch()
-                if fleet.due():
-                    fleet.evaluate()
-            except torch.OutOfMemoryError:
-                fleet = self._halve(fleet)
+            if not _advanced(fleet):
+                state = fleet.state()
+                del fleet  # what it holds of the device goes before anything new comes
+                fleet = self._smaller(state)
                 continue
             self._tell(fleet)
             finished = [*self._race(fleet), *fleet.leave(fleet.is_over)]
@@ -155,10 +154,12 @@ class _Packing:
         self.room = 1 if self.alone else self.options.largest or capacity(
             self.model, self.runs[0], self.device, self.load, self.options.memory_share
         )  # fmt: skip
-        if state and {m["key"] for m in state["members"]} & {run.key for run in self.runs}:
-            fleet = restored(self.model, self.runs, state, self.load, self.device, self.region)
-            running = {member.run.key for member in fleet.members}
-            return fleet, deque(run for run in self.runs if run.key not in running)
+        state = _of(state, {run.key for run in self.runs}) if state else None
+        if state:
+            now, self.parked = _split(state, self.room)
+            begun = {member["key"] for member in state["members"]}
+            fleet = restored(self.model, self.runs, now, self.load, self.device, self.region)
+            return fleet, deque(run for run in self.runs if run.key not in begun)
         count = self._starters(self.runs, self.room)
         fleet = Fleet.start(self.model, self.runs[:count], self.load, self.device, self.region)
         return fleet, deque(self.runs[count:])
@@ -194,11 +195,13 @@ class _Packing:
         """Parked members first, then waiting runs, into the free places."""
         free = self.room - fleet.size
         if free > 0 and self.parked:
+            fleet.forget_recordings()
             now, self.parked = _split(self.parked, free)
             back = restored(self.model, self.runs, now, self.load, self.device)
             fleet, free = self._joined(fleet, back), free - back.size
         count = self._starters(self.waiting, free) if free > 0 else 0
         if count:
+            fleet.forget_recordings()
             new = [self.waiting.popleft() for _ in range(count)]
             fleet = self._joined(fleet, Fleet.start(self.model, new, self.load, self.device))
             self._announce(fleet)
@@ -210,22 +213,25 @@ class _Packing:
         splits = load_splits([member.run for member in members], self.load, self.device)
         return Fleet(self.model, members, weights, splits, self.device, self.region)
 
-    def _halve(self, fleet: Fleet) -> Fleet:
-        """The device's memory did not suffice: half of the members wait, as they are, in the CPU's.
+    def _smaller(self, state: State) -> Fleet:
+        """The device's memory did not suffice for a fleet in this state, which is gone: half of its members
+        go on, the others wait in the CPU's memory.
 
         The last one, which has a spare row beside it when compiled, goes on without.
         """
-        if fleet.size == 1 and self.region:
-            self.region = None
-        elif fleet.size == 1:
+        size = len(state["members"])
+        if size == 1 and not self.region:
             raise MemoryError(
-                f"one run of {fleet.members[0].run.setting.name} does not fit into the memory of "
+                f"one run of {self.runs[0].setting.name} does not fit into the memory of "
                 f"{self.device}; use a smaller preset or another device"
             )
+        if size == 1:
+            self.region = None
+        gc.collect()  # an error that was caught may hold what it came through
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.room = max(1, fleet.size // 2)
-        kept, parked = _split(fleet.state(), self.room)
+        self.room = max(1, size // 2)
+        kept, parked = _split(state, self.room)
         self.parked = _merge(parked, self.parked)
         self.report({"event": "smaller", "members": self.room})
         return restored(self.model, self.runs, kept, self.load, self.device, self.region)
@@ -267,13 +273,36 @@ class _Packing:
         )  # fmt: skip
 
 
+def _advanced(fleet: Fleet) -> bool:
+    """Trains for an epoch and evaluates who is due. False where memory did not suffice: a fleet in its state,
+    of which some may have been trained and not evaluated yet, goes on from there with the same results."""
+    try:
+        if not fleet.due():
+            fleet.run_epoch()
+        if fleet.due():
+            fleet.evaluate()
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _of(state: State, keys: Set[str]) -> State | None:
+    """A fleet's state without the members that nobody wants any more; None where nobody is left."""
+    return _rows(state, [i for i, member in enumerate(state["members"]) if member["key"] in keys])
+
+
 def _split(state: State, count: int) -> tuple[State, State | None]:
-    """The first `count` members of a fleet's state, and the others."""
-    parts = []
-    for part in (slice(count), slice(count, None)):
-        weights = {name: tensor[part] for name, tensor in state["weights"].items()}
-        parts.append({"members": state["members"][part], "weights": weights})
-    return parts[0], parts[1] if parts[1]["members"] else None
+    """The first `count` members of a fleet's state, at least one, and the others."""
+    rows = range(len(state["members"]))
+    first = _rows(state, rows[:count])
+    assert first
+    return first, _rows(state, rows[count:])
+
+
+def _rows(state: State, rows: Sequence[int]) -> State | None:
+    """Some members of a fleet's state."""
+    weights = {name: tensor[list(rows)] for name, tensor in state["weights"].items()}
+    return {"members": [state["members"][i] for i in rows], "weights": weights} if rows else None
 
 
 def _merge(first: State | None, second: State | None) -> State | None:
