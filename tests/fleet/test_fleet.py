@@ -11,7 +11,7 @@ import torch
 from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.fleet import Fleet, restored
-from archer.fleet.run import Outcome, Run
+from archer.fleet.run import Evaluation, Outcome, Run
 from archer.fleet.state import Weights
 from archer.fleet.train import Options, build_model, train
 
@@ -125,6 +125,21 @@ def test_out_of_memory_in_an_evaluation_loses_no_point(
     monkeypatch.setattr(Fleet, "look", scarce)
     assert sorted(map(results, train(runs, load=load))) == wanted
     assert failed == [evaluate_every]
+
+
+def test_who_is_not_due_gets_no_point_from_a_neighbours_evaluation() -> None:
+    fleet = start(tiny_runs(4, epochs=5, evaluate_every=2))
+    ages = (2, 3, 4, 5)  # due, not due, seen before, at its end
+    fleet.members = [
+        replace(m, epoch=age, train_loss=1.0) for m, age in zip(fleet.members, ages, strict=True)
+    ]
+    seen = Evaluation(4, 1.0, 1.0, 0.5, 1.0, 0.5)
+    fleet.members[2] = replace(fleet.members[2], curve=(seen,))
+    assert fleet.due()
+    fleet.evaluate()
+    assert [[point.epoch for point in m.curve] for m in fleet.members] == [[2], [], [4], [5]]
+    assert fleet.members[2].curve == (seen,)
+    assert not fleet.due()
 
 
 def test_a_fleet_that_does_not_fit_is_gone_before_a_smaller_one_comes(

@@ -96,6 +96,16 @@ def test_what_dies_with_several_in_training_is_tried_with_half_as_many(plan: Pla
     assert orders == [None, 3, 1]
 
 
+def test_a_group_that_got_smaller_leaves_the_next_as_it_is(plan: Plan) -> None:
+    runs = [*tiny_runs(4), *tiny_runs(2, setting="compress")]
+    first, second = runs[:4], runs[4:]
+    done = '{"event": "done"}'
+    lines = [[*(line(o) for o in train(group, load=load)), done] for group in (first, second)]
+    dying, ending = Scripted([fleet_of(4)]), Scripted([*lines[0], *lines[1]], "")
+    assert len(launch_scripted(runs, plan, dying, ending)) == 6
+    assert [one["options"]["largest"] for one in ending.plans] == [2, None]
+
+
 def test_what_dies_with_one_in_training_is_given_up(plan: Plan) -> None:
     runs = tiny_runs(6)
     dying = [Scripted([fleet_of(3)]), Scripted([fleet_of(1)])]
