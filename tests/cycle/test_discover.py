@@ -289,7 +289,7 @@ def test_gpu_hours_end_it(tmp_path, bench):
     found = campaign(tmp_path, cycles=9, max_gpu_hours=0.25)
     assert states(found) == ["finished"] * 3  # 3 rules x 6 runs, then 6 runs each: 0.18, 0.24, 0.30 hours
     assert found.spent.gpu_seconds == 5 * 6 * 36
-    assert "0.300 of 0.25 GPU hours" in found.reports[0].read_text()
+    assert "18 min of 15 min on GPUs" in found.reports[0].read_text()
     assert bench.resources.budget_seconds == pytest.approx(0.01 * 3600)
     bench.wall_seconds, bench.device = 1e6, "cpu"
     assert campaign(tmp_path / "other", cycles=4, max_gpu_hours=0.25).spent.gpu_seconds == 0

@@ -59,7 +59,7 @@ def test_a_loser_is_told_where() -> None:
     assert summary.startswith(
         "new does not beat gated on all six tasks: it is worse on Memorize and better on 5 of 6."
     )
-    assert "worse on Memorize -0.500 [" in summary
+    assert "worse on Memorize −0.500 [" in summary
 
 
 def test_smoke_ranks_nothing_and_says_so() -> None:

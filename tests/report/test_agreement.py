@@ -10,7 +10,7 @@ import pytest
 from tests.cli.program import data, output, refusal
 from tests.report.test_costs import make_run
 
-from archer.ledger import write_runs
+from archer.ledger import Ledger, write_runs
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
 from archer.report.agreement import PAIRS, agreements, in_words, kendall, kendall_interval
@@ -108,6 +108,11 @@ def test_the_command_reads_tables_and_ledgers(tmp_path: Path):
     taus = [line["tau"] for line in lines if (line["first"], line["second"]) == ("quick", "full")]
     assert taus == pytest.approx([1.0] * 7)
     assert "--results belongs to --presets" in refusal("doctor", "--results", tmp_path)
+    assert "archer doctor --presets --results results" not in text
+    with Ledger.in_folder(tmp_path / "fresh"):
+        pass
+    fresh = output("doctor", "--presets", "--project", tmp_path / "fresh")
+    assert "archer doctor --presets --results results" in fresh
     assert "holds no project" in refusal("doctor", "--presets", "--project", tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "holds none of smoke.csv" in refusal("doctor", "--presets", "--results", tmp_path / "empty")

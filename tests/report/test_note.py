@@ -12,7 +12,7 @@ from archer.ledger.records import TASKS, CurvePoint, CycleRecord, ProposalRecord
 from archer.mad.presets import PRESETS
 from archer.report import numbers
 from archer.report.argument import effective_difference, past_trials
-from archer.report.charts import spread
+from archer.report.charts import Curve, curve_chart, spread
 from archer.report.facts import Facts, declarations, lineage, slot_in_effect
 from archer.report.markdown import to_markdown
 from archer.report.note import build
@@ -217,9 +217,28 @@ def test_curves_are_those_of_the_runs_that_validation_chose(facts, note):
     figure = next(b for b in note.blocks() if isinstance(b, Figure) and b.anchor == "figure-curves")
     drawn = {point["run"] for point in figure.panels[0].spec["data"]["values"]}
     assert len(drawn) == 3 * 3  # three rules, three seeds, one grid point each
-    guessing = [layer["mark"] for layer in figure.panels[0].spec["layer"] if "datum" in str(layer)]
+    layers = figure.panels[0].spec["layer"]
+    guessing = [layer["mark"] for layer in layers if "datum" in layer["encoding"]["y"]]
     assert len(guessing) == 1
     assert "strokeDash" not in guessing[0], "a dotted line would be some rule's"
+
+
+def test_a_run_that_was_evaluated_once_is_a_dot_and_guessing_ends_where_the_names_begin():
+    once, twice = Curve("a", ((2, 1.0),)), Curve("b", ((2, 0.5), (4, 0.7)))
+    guessing, _, dots, _ = curve_chart([once, twice], ["a", "b"], ("epoch", "accuracy"), 0.1)["layer"]
+    assert dots["transform"] == [{"filter": "datum.once"}]
+    values = curve_chart([once, twice], ["a", "b"], ("epoch", "accuracy"), 0.1)["data"]["values"]
+    assert [(value["rule"], value["once"]) for value in values] == [("a", True), ("b", False), ("b", False)]
+    assert (guessing["encoding"]["x"], guessing["encoding"]["x2"]) == ({"datum": 0}, {"datum": 4})
+
+
+def test_a_missed_prediction_asks_for_nothing_under_a_preset_that_ranks_nothing():
+    for ranks in (True, False):
+        facts = example.facts("quick" if ranks else "smoke", ranks=ranks)
+        assert facts.verdict is not None
+        missed = tuple(replace(score, covered=False) for score in facts.verdict.predictions)
+        text = to_markdown(build(replace(facts, verdict=replace(facts.verdict, predictions=missed))))
+        assert ("Predictions missed on" in text) is ranks
 
 
 def test_a_rejected_cycle_says_which_check_failed():

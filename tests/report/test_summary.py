@@ -78,13 +78,13 @@ def test_wall_time_is_the_whole_cycles_and_training_stands_beside_it(campaign):
         ),
     )
     columns = cycle_table(timed)
-    assert columns["Wall time, s"] == ["3,600", "–", "30"]
-    assert columns["Training, s"] == ["900", "–", "–"]
+    assert columns["Wall time"] == ["1 h", "–", "30 s"]
+    assert columns["Training"] == ["15 min", "–", "–"]
     lead = to_markdown(summarise(timed))
     assert "from the first beginning to the last end: 1 h, " in lead
-    assert "; of the cycles: 1 h, 0.25 h of it training." in lead
+    assert "; of the cycles: 1 h, 15 min of it training." in lead
     chinese = cycle_table(timed, "zh", "全部实验轮")
-    assert (chinese["用时（秒）"], chinese["训练（秒）"]) == (["3,600", "–", "30"], ["900", "–", "–"])
+    assert (chinese["用时"], chinese["训练"]) == (["1 小时", "–", "30 秒"], ["15 分钟", "–", "–"])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_wall_time_is_the_whole_cycles_and_training_stands_beside_it(campaign):
         ([("09:00", "10:00"), ("12:00", "12:30"), ("12:00", None)], None, "3.5 h"),
         ([("09:00", "10:00"), ("12:00", "12:30"), ("12:00", None)], "08:30", "4 h"),
         ([("09:00", "10:30"), ("09:30", "10:00"), ("09:45", "10:15")], "09:00", "1.5 h"),
-        ([("09:00", None), ("09:30", None), ("09:45", None)], "08:30", "0 h"),
+        ([("09:00", None), ("09:30", None), ("09:45", None)], "08:30", "0 s"),
     ],
 )
 def test_what_is_waited_for_between_cycles_is_part_of_the_whole_time(campaign, times, begun, said):
@@ -224,11 +224,11 @@ def test_what_was_spent_is_said_in_both_languages(campaign):
     english, chinese = (
         to_markdown(summarise(replace(campaign, spent=spent), language)) for language in ("en", "zh")
     )
-    assert "Spent: 1,234 s of training, 0.500 GPU hours, 0.2500 dollars." in english
-    for number in ("1,234", "0.500", "0.2500"):
-        assert number in chinese
+    assert "Spent: 21 min of training, 30 min on GPUs, 0.2500 dollars." in english
+    for part in ("21 分钟", "30 分钟", "0.2500"):
+        assert part in chinese
     allowed = to_markdown(summarise(replace(campaign, spent=replace(spent, gpu_hours_allowed=2.0))))
-    assert "0.500 of 2 GPU hours" in allowed
+    assert "30 min of 2 h on GPUs" in allowed
     little = to_markdown(summarise(replace(campaign, spent=Spent(3.0))))
     assert "Spent: 3 s of training." in little
     assert "Spent" not in to_markdown(summarise(campaign))

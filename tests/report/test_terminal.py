@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -41,6 +42,27 @@ def test_long_names_fold_after_an_underscore_and_cut_nothing():
     assert folded("gated_delta_net", NAME_WIDTH) == "gated_delta_net"
 
 
+def test_a_long_name_stands_on_one_line_where_there_is_room():
+    facts = example.facts("smoke", ranks=False)
+    assert facts.candidate is not None
+    name = f"{facts.candidate}_with_a_long_name"
+    long = replace(
+        facts,
+        verdict=replace(facts.verdict, rule=name, against_reference=replace(
+            facts.verdict.against_reference, candidate=name)),
+    )  # fmt: skip
+    assert any(line.startswith(name) for line in printed(long, 170).splitlines())
+    assert not any(line.startswith(name) for line in printed(long, 80).splitlines())
+
+
+def test_where_nothing_was_decoded_the_terminal_says_how_to():
+    facts = example.facts()
+    costs = {rule: replace(cost, decoding=()) for rule, cost in facts.costs.items()}
+    text = " ".join(printed(replace(facts, costs=costs), 120).split())
+    assert "Decoding: not measured yet (archer report --decoding)." in text
+    assert "not measured yet" not in printed(facts, 120)
+
+
 def test_smoke_is_said_before_the_table_and_only_there():
     text = printed(example.facts("smoke", ranks=False), 80)
     assert text.startswith("! The preset smoke ranks nothing")
@@ -65,14 +87,10 @@ def test_notes_have_noise_floor_lost_runs_and_paths():
 
 
 def test_nothing_measured_is_said():
-    from dataclasses import replace
-
     assert "Nothing was compared" in printed(replace(example.facts(), verdict=None), 80)
 
 
 def test_the_differences_are_those_to_the_rule_that_was_compared_with():
-    from dataclasses import replace
-
     facts = example.facts("smoke", ranks=False)
     assert facts.verdict is not None
     text = printed(replace(facts, verdict=None, comparisons=(facts.verdict.against_parent,)), 120)

@@ -61,7 +61,7 @@ def test_sentences_name_slot_and_numbers(first):
     assert "softmax 0.779 against 0.403 (+0.376)" in first.insights
     assert set(first.per_task) == set(TASKS)
     assert all(any(c.isdigit() for c in text) for text in first.per_task.values())
-    assert "adam on Noisy Recall (-0.974)" in first.lessons
+    assert "adam on Noisy Recall (−0.974)" in first.lessons
 
 
 def test_same_context_same_proposal_other_seed_other_stream(history_context):

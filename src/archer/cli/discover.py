@@ -87,16 +87,16 @@ def command(
             place.project, cycles=cycles, hours=hours, max_gpu_hours=max_gpu_hours, preset=presets,
             at_once=at_once, share=share, resources=place.resources(), watcher=watcher, **asked,
         )  # fmt: skip
-    _print(found, max_gpu_hours)
+    _print(found)
 
 
-def _print(found: Discovery, max_gpu_hours: float | None) -> None:
+def _print(found: Discovery) -> None:
     from archer.cli.console import results
-    from archer.cycle.campaign import describe_spent
+    from archer.report.summary import describe_spent
 
     console = results()
     console.print(_table(found, console.width))
-    console.print(f"Spent: {describe_spent(found.spent, max_gpu_hours)}", soft_wrap=True)
+    console.print(f"Spent: {describe_spent(found.spent)}", soft_wrap=True)
     for path in found.reports:
         console.print(f"Summary: {path}", soft_wrap=True)
     if not found.campaign.verdicts:

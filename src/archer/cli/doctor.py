@@ -309,7 +309,10 @@ def _presets(project: Path, folder: Path | None, as_json: bool) -> None:
         table.add_column(f"{smaller} and {larger}", overflow="fold")
     for lines in zip(*found, strict=True):
         table.add_row(lines[0].task, *(in_words(line) for line in lines))
-    results().print(table, "Only rules with complete scores under both presets count.", sep="\n")
+    notes = ["Only rules with complete scores under both presets count."]
+    if folder is None and all(one.tau is None for several in found for one in several):
+        notes.append("Archer's own runs lie beside its source: archer doctor --presets --results results.")
+    results().print(table, *notes, sep="\n")
 
 
 def known_runs(project: Path, folder: Path | None) -> tuple[RunRecord, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archer.cli.console import print_json, results
-from archer.cli.shared import CsvOption, JsonOption, one_of, plain_table, titled, write_csv
+from archer.cli.shared import ABSENT, CsvOption, JsonOption, one_of, plain_table, titled, write_csv
+from archer.figures import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,7 +30,7 @@ CHECKED = (
     "Solver: score of an exact reader where the inputs determine the target; below 1.000 the task is broken.",
     "Determined: the share of targets for which they do.",
     "Chance: an even guess among the tokens that may stand there.",
-    "Seconds: drawing the training set, without the cache.",
+    "Time: of drawing the training set, without the cache.",
 )
 
 
@@ -145,13 +146,13 @@ def _check_table(rows: list[CheckRow], console: Console) -> RenderableType:
 
     table = plain_table(console.width)
     table.add_column("Task", no_wrap=True)
-    for heading in ("Solver", "Determined", "Chance", "Seconds"):
+    for heading in ("Solver", "Determined", "Chance", "Time"):
         table.add_column(heading, justify="right", no_wrap=True)
     if console.width >= 100:
         table.add_column("Setting", overflow="fold")
     for row in rows:
         solver = Text(f"{row.solver:.3f}", style="green" if row.solver == 1.0 else "bold red")
         determined = f"{row.determined:.1%}" if row.determined < 1 else "all"
-        cells = (row.task, solver, determined, f"{row.chance:.3f}", f"{row.seconds:.2f}")
+        cells = (row.task, solver, determined, f"{row.chance:.3f}", duration(row.seconds, ABSENT))
         table.add_row(*cells, *((row.setting,) if console.width >= 100 else ()))
     return titled("Each task's baseline, drawn and read by its exact solver", table, *CHECKED)

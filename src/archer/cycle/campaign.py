@@ -50,9 +50,10 @@ from archer.cycle.rounds import (
 from archer.cycle.training import Resources, check_race, check_resources
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
+from archer.figures import duration, signed
 from archer.ledger.records import CycleRecord, ProposalRecord, VerdictRecord
 from archer.mad import Preset
-from archer.report.summary import Spent
+from archer.report.summary import Spent, describe_spent
 
 if TYPE_CHECKING:
     from archer.report.summary import Campaign
@@ -246,18 +247,8 @@ def _standing(course: Course, step: Step, spent: Spent, rest: float) -> str:
     if len(course.ladder) > 1:
         parts.append(step.rung.name)
     if math.isfinite(rest):
-        parts.append(f"{rest / 3600:.2f} hours left")
-    return ", ".join([*parts, f"{describe_spent(spent, words['gpu_hours'])} so far"])
-
-
-def describe_spent(spent: Spent, max_gpu_hours: float | None = None) -> str:
-    """What was spent, in words: the wall time of training, GPU hours and dollars where there are any."""
-    parts = [f"{spent.training_seconds:.0f} s of training"]
-    if max_gpu_hours is not None:
-        parts.append(f"{spent.gpu_seconds / 3600:.3f} of {max_gpu_hours:g} GPU hours")
-    elif spent.gpu_seconds:
-        parts.append(f"{spent.gpu_seconds / 3600:.3f} GPU hours")
-    return ", ".join([*parts, f"{spent.dollars:.4f} dollars"] if spent.dollars else parts)
+        parts.append(f"{duration(rest, '')} left")
+    return ", ".join([*parts, f"{describe_spent(spent)} so far"])
 
 
 def _outcome(course: Course, result: Result) -> str:
@@ -277,7 +268,7 @@ def _outcome(course: Course, result: Result) -> str:
 def _unjudged(verdict: VerdictRecord) -> str:
     """The mean difference of a preset that ranks nothing, as what it is."""
     mean = verdict.against_reference.mean.difference
-    said = "no mean score" if mean is None else f"mean {mean:+.3f} against {verdict.reference}"
+    said = "no mean score" if mean is None else f"mean {signed(mean, '')} against {verdict.reference}"
     return f"{said}, not judged: {verdict.preset} ranks nothing."
 
 
@@ -299,7 +290,7 @@ def _summary(course: Course) -> Discovery:
         proposals=proposals,
         verdicts=tuple(verdict for verdict in whole.verdicts if verdict.proposal in names),
         runs=tuple(run for run in whole.runs if run.key in keys),
-        spent=replace(spent, gpu_hours_allowed=asked.words["gpu_hours"]),
+        spent=spent,
     )
     note = summarise(campaign)
     note = replace(note, lead=(*note.lead, *(Paragraph((Span(line),)) for line in _left_over(course))))

@@ -158,6 +158,7 @@ def spent_by(course: Course) -> Spent:
         sum(cycle.wall_seconds or 0.0 for cycle in own),
         _gpu_seconds(lab, own, course.asked.started),
         sum(proposal.cost.get("dollars", 0.0) for proposal in proposals_of(course)),
+        course.asked.words["gpu_hours"],
     )
 
 

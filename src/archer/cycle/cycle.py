@@ -21,6 +21,7 @@ from archer.cycle.project import DEFAULT, now
 from archer.cycle.training import Resources, TimeIsUp
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
+from archer.figures import signed
 from archer.fleet.devices import available_devices
 from archer.fleet.run import Run, Subject
 from archer.ledger.records import (
@@ -271,7 +272,7 @@ def describe_history(lab: Laboratory) -> str:
     """One line for the person who watches: where the reference is ahead."""
     analysis = lab.analysis()
     ahead = {one.task: one.gap for one in analysis.standings}
-    listed = ", ".join(f"{task} {ahead[task]:+.3f}" for task in analysis.tasks_behind)
+    listed = ", ".join(f"{task} {signed(ahead[task], '')}" for task in analysis.tasks_behind)
     rows = sum(len(table.rows) for table in lab.history)
     return f"{rows} rows in {len(lab.history)} tables; {REFERENCE} is ahead of {BASE} on {listed}"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from archer.figures import interval, signed
 from archer.judge.ceiling import MARGIN
 from archer.judge.comparison import compare
 from archer.judge.noise import NoiseFloor, noise_floor
@@ -213,8 +214,8 @@ def _task_numbers(task: TaskComparison) -> str:
     if task.difference is None:
         return "(no score)"
     if task.low is None or task.high is None:
-        return f"{task.difference:+.3f} (noise unknown)"
-    return f"{task.difference:+.3f} [{task.low:+.3f}, {task.high:+.3f}]"
+        return f"{signed(task.difference, '')} (noise unknown)"
+    return f"{signed(task.difference, '')} {interval(task.low, task.high, '')}"
 
 
 def _missing_sentences(comparisons: Sequence[Comparison]) -> list[str]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from archer.figures import duration
 from archer.ledger import LEDGER_NAME, schema
 from archer.ledger.problems import LedgerError
 
@@ -176,7 +177,7 @@ _ADVICE = {
     "SQLITE_READONLY": _RIGHTS,
     "SQLITE_CANTOPEN": _RIGHTS,
     "SQLITE_PERM": _RIGHTS,
-    "SQLITE_BUSY": f"other processes kept it locked for {BUSY_SECONDS:.0f} seconds: "
+    "SQLITE_BUSY": f"other processes kept it locked for {duration(BUSY_SECONDS, '')}: "
     "see who uses it, then start again",
 }
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from archer.figures import MINUS
 from archer.ledger.records import TASKS, RunRecord
 
 if TYPE_CHECKING:
@@ -103,4 +104,4 @@ def in_words(found: Agreement) -> str:
         return f"{number} rule{'s' * (number != 1)}: too few"
     if found.tau is None or found.low is None or found.high is None:
         return f"{number} rules, all tied"
-    return f"{found.tau:+.2f} [{found.low:+.2f}, {found.high:+.2f}], {number} rules".replace("-", "\u2212")
+    return f"{found.tau:+.2f} [{found.low:+.2f}, {found.high:+.2f}], {number} rules".replace("-", MINUS)

@@ -391,12 +391,12 @@ def _checks(facts: Facts, words: Wording) -> Iterator[Block]:
                     "better" if check.passed else "worse",
                 ),
                 Cell(quoted("; ".join(part for part in (check.message, check.case) if part))),
-                text_cell(f"{check.seconds:.2f}"),
+                text_cell(words.duration(check.seconds)),
             )
         )
         for check in verification.checks
     )
-    columns = tuple(words.text(f"column.{name}") for name in ("check", "outcome", "message", "check_seconds"))
+    columns = tuple(words.text(f"column.{name}") for name in ("check", "outcome", "message", "check_time"))
     yield Table(words.inline("checks.table"), columns, rows, (3,), folded=len(rows) > 12)
     if verification.duplicate_of:
         yield Paragraph(words.inline("checks.duplicate", other=code(verification.duplicate_of)), "warning")
@@ -443,7 +443,7 @@ def _next_steps(facts: Facts, words: Wording) -> Iterator[Inline]:
     if any(run.status not in ("finished", "dropped") for run in facts.runs):
         yield words.inline("next.unfinished")
     missed = [s.task for s in (facts.verdict.predictions if facts.verdict else ()) if s.covered is False]
-    if missed:
+    if missed and facts.may_rank:
         yield words.inline("next.missed", tasks=words.tasks(missed))
     yield from _untried(facts, words)
 

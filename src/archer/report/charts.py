@@ -165,6 +165,7 @@ def curve_chart(
     curves: Sequence[Curve], order: Sequence[str], titles: tuple[str, str], chance: float | None
 ) -> Mapping[str, Any]:
     """Accuracy by epoch, a line per run; a rule has one colour and one dash, and its name at its line's end.
+    A run that was evaluated once is a dot.
 
     titles: of the two axes. chance: a thin line where guessing would be.
     """
@@ -174,6 +175,7 @@ def curve_chart(
             "accuracy": accuracy,
             "rule": curve.rule,
             "run": index,
+            "once": len(curve.points) == 1,
             **_pen(order.index(curve.rule)),
         }
         for index, curve in enumerate(curves)
@@ -183,22 +185,21 @@ def curve_chart(
     x_axis = {"title": titles[0], "values": _ticks(last), "grid": False, "format": "d"}
     x_scale = {"domain": [0, _room_for_names(last, [curve.rule for curve in curves])], "nice": False}
     y_axis = {"title": titles[1], "tickCount": 5, "format": ".1f"}
+    here = {
+        "x": {"field": "epoch", "type": "quantitative", "axis": x_axis, "scale": x_scale},
+        "y": {"field": "accuracy", "type": "quantitative", "axis": y_axis, "scale": {"domain": [0, 1]}},
+        "color": COLOUR,
+    }
     layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "line", "strokeWidth": 2, "interpolate": "linear"},
             "encoding": {
-                "x": {"field": "epoch", "type": "quantitative", "axis": x_axis, "scale": x_scale},
-                "y": {
-                    "field": "accuracy",
-                    "type": "quantitative",
-                    "axis": y_axis,
-                    "scale": {"domain": [0, 1]},
-                },
+                **here,
                 "detail": {"field": "run", "type": "nominal"},
-                "color": COLOUR,
                 "strokeDash": {"field": "dash", "type": "nominal", "scale": None},
             },
         },
+        {"transform": [{"filter": "datum.once"}], "mark": {**DOT, "size": 40}, "encoding": here},
         {
             "data": {"values": _line_labels(curves, order)},
             "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 10.5},
@@ -211,7 +212,7 @@ def curve_chart(
         },
     ]
     if chance is not None:
-        layers.insert(0, _chance_layer(chance))
+        layers.insert(0, _chance_layer(chance, last))
     return _chart(values, 190, layers)
 
 
@@ -366,11 +367,11 @@ def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[An
     }
 
 
-def _chance_layer(chance: float) -> dict[str, Any]:
-    """Thin and without dashes, so that it is no rule's line."""
+def _chance_layer(chance: float, last: int) -> dict[str, Any]:
+    """Thin and without dashes, so that it is no rule's line; it ends where the names begin."""
     return {
         "mark": {"type": "rule", "color": "var(--muted)", "strokeWidth": 0.75},
-        "encoding": {"y": {"datum": chance}},
+        "encoding": {"y": {"datum": chance}, "x": {"datum": 0}, "x2": {"datum": last}},
     }
 
 

@@ -51,8 +51,8 @@ def cost_table(
 def how_costs(costs: Mapping[str, RuleCost], words: Wording) -> Iterator[Block]:
     """What the numbers of a cost table are, and where the speeds were measured."""
     yield Paragraph(words.inline("cost.how"), "muted")
-    where = {name: quoted(text) for name, text in machines(costs, words).items()}
-    yield Paragraph(words.inline("cost.machines", **where), "muted")
+    key, where = machines(costs, words)
+    yield Paragraph(words.inline(key, **{name: quoted(text) for name, text in where.items()}), "muted")
 
 
 def cost_cells(cost: RuleCost, words: Wording) -> tuple[str, ...]:
@@ -91,16 +91,17 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def machines(costs: Mapping[str, RuleCost], words: Wording) -> dict[str, str]:
-    """Where the two speeds were measured, in the order in which they stand in a cell."""
+def machines(costs: Mapping[str, RuleCost], words: Wording) -> tuple[str, dict[str, str]]:
+    """Where the two speeds were measured, in the order in which they stand in a cell: the sentence's key,
+    and what stands in its places."""
     devices = dict.fromkeys(device for cost in costs.values() for device in cost.step_seconds)
     decoders = dict.fromkeys(
         f"{one.machine}, torch {one.torch}" for c in costs.values() for one in c.decoding
     )
-    return {
-        "training": " / ".join(devices) or words.text("number.unknown"),
-        "decoding": " / ".join(decoders) or words.text("cost.not_decoded"),
-    }
+    training = " / ".join(devices) or words.text("number.unknown")
+    if not decoders:
+        return "cost.not_decoded", {"training": training}
+    return "cost.machines", {"training": training, "decoding": " / ".join(decoders)}
 
 
 # Score over cost

@@ -1,4 +1,4 @@
-"""How numbers and names are written. A number that is not there is never written as 0."""
+"""How numbers and names are written in tables: those of archer.figures, and what only a report needs."""
 
 from __future__ import annotations
 
@@ -7,38 +7,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from archer.figures import MINUS, duration, interval, is_number, score, signed
+
 if TYPE_CHECKING:
     from archer.ledger.records import TaskComparison
 
-MINUS = "\u2212"
-
-
-def is_number(value: float | None) -> bool:
-    """Whether there is a finite number."""
-    return value is not None and math.isfinite(value)
-
-
-def score(value: float | None, absent: str) -> str:
-    """A score between 0 and 1 with three decimals, or `absent`."""
-    return f"{value:.3f}" if value is not None and math.isfinite(value) else absent
-
-
-def signed(value: float | None, absent: str) -> str:
-    """A difference with its sign: +0.012, −0.012; 0.000 has no sign."""
-    if value is None or not math.isfinite(value):
-        return absent
-    text = f"{abs(value):.3f}"
-    if float(text) == 0:
-        return text
-    return ("+" if value > 0 else MINUS) + text
-
-
-def interval(low: float | None, high: float | None, absent: str, sign: bool = True) -> str:
-    """[low, high], or `absent` where an end is missing."""
-    if not (is_number(low) and is_number(high)):
-        return absent
-    write = signed if sign else score
-    return f"[{write(low, absent)}, {write(high, absent)}]"
+__all__ = [
+    "MINUS", "count", "duration", "elapsed_seconds", "ends", "epochs", "folded", "interval", "is_number",
+    "probability", "rate", "score", "signed", "word",
+]  # fmt: skip
 
 
 def ends(line: TaskComparison, absent: str) -> str:

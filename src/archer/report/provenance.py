@@ -69,7 +69,7 @@ def _cycle_lines(facts: Facts, words: Wording) -> Iterator[tuple[str, Inline]]:
     wall = numbers.elapsed_seconds(cycle.started_at, cycle.finished_at)
     for name, seconds in (("wall", wall), ("training", cycle.wall_seconds)):
         if seconds is not None:
-            yield name, (Span(words.text("provenance.seconds", seconds=numbers.count(seconds))),)
+            yield name, (Span(words.duration(seconds)),)
     if proposal:
         yield "proposal", code(proposal.id)
         yield "researcher", quoted(proposal.researcher)
@@ -163,7 +163,7 @@ def _run_row(run: RunRecord, letter: str, group: str, words: Wording) -> Row:
         ),
         text_cell(numbers.score(run.mad, none), "plain" if numbers.is_number(run.mad) else "missing"),
         text_cell(str(run.epochs)),
-        text_cell(f"{run.wall_seconds:.1f}"),
+        text_cell(words.duration(run.wall_seconds)),
         text_cell(letter),
     )
     names = f"run-{run.key[:10]} {group}".strip()

@@ -139,6 +139,7 @@ def summarise(campaign: Campaign, language: str = "en") -> Note:
 
 
 def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
+    language = words.catalogue.language
     states = {
         state: sum(cycle.state == state for cycle in campaign.cycles)
         for state in ("finished", "rejected", "failed", "running")
@@ -149,14 +150,14 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             cycles=len(campaign.cycles),
             runs=numbers.count(len(campaign.runs)),
             lost=sum(run.status not in ("finished", "dropped") for run in campaign.runs),
-            span=_hours(_span(campaign.cycles)),
-            hours=_hours(_total(map(_elapsed, campaign.cycles))),
-            training=_hours(_total(cycle.wall_seconds for cycle in campaign.cycles)),
+            span=words.duration(_span(campaign.cycles)),
+            cycling=words.duration(_total(map(_elapsed, campaign.cycles))),
+            training=words.duration(_total(cycle.wall_seconds for cycle in campaign.cycles)),
             **states,
         )
     )
     if campaign.spent is not None:
-        yield Paragraph(words.inline("summary.spent", spent=_spent(campaign.spent, words)))
+        yield Paragraph(words.inline("summary.spent", spent=describe_spent(campaign.spent, language)))
     ranked = [verdict for verdict in campaign.last_verdicts() if verdict.ranks]
     winners = [verdict for verdict in ranked if verdict.against_reference.beats_on_all]
     for verdict in winners:
@@ -173,12 +174,6 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
             yield Paragraph(confirmation_sentence(verdict.confirmation, words))
     for preset in dict.fromkeys(verdict.preset for verdict in campaign.verdicts if not verdict.ranks):
         yield Paragraph(words.inline("lead.ranks_nothing", preset=preset), "warning")
-
-
-def _hours(seconds: float) -> str:
-    """Two digits of a short time, whole hours of a long one."""
-    hours = seconds / 3600
-    return f"{hours:.2g}" if hours < 99.5 else f"{hours:,.0f}"
 
 
 def _total(seconds: Iterable[float | None]) -> float:
@@ -201,14 +196,16 @@ def _elapsed(cycle: CycleRecord) -> float | None:
     return numbers.elapsed_seconds(cycle.started_at, cycle.finished_at)
 
 
-def _spent(spent: Spent, words: Wording) -> str:
-    """Only what there was any of, but always the time of training."""
-    parts = [words.text("spent.training", seconds=numbers.count(spent.training_seconds))]
-    hours = f"{spent.gpu_seconds / 3600:.3f}"
+def describe_spent(spent: Spent, language: str = "en") -> str:
+    """What was spent, in words: always the time of training, the rest only where there was any of it."""
+    words = Wording(catalogue(language))
+    parts = [words.text("spent.training", time=words.duration(spent.training_seconds))]
+    time = words.duration(spent.gpu_seconds)
     if spent.gpu_hours_allowed is not None:
-        parts.append(words.text("spent.gpu_of", hours=hours, allowed=f"{spent.gpu_hours_allowed:g}"))
+        allowed = words.duration(3600 * spent.gpu_hours_allowed)
+        parts.append(words.text("spent.gpu_of", time=time, allowed=allowed))
     elif spent.gpu_seconds:
-        parts.append(words.text("spent.gpu", hours=hours))
+        parts.append(words.text("spent.gpu", time=time))
     if spent.dollars:
         parts.append(words.text("spent.dollars", dollars=f"{spent.dollars:.4f}"))
     return words.text("join.comma").join(parts)
@@ -319,10 +316,7 @@ def _cycle_cells(campaign: Campaign, cycle: CycleRecord, words: Wording) -> tupl
         text_cell(words.difference(comparison.mean) if comparison else none),
         text_cell(_decided(verdict, "better", words)),
         text_cell(_decided(verdict, "worse", words)),
-        *(
-            text_cell(none if seconds is None else numbers.count(seconds))
-            for seconds in (_elapsed(cycle), cycle.wall_seconds)
-        ),
+        *(text_cell(words.duration(seconds)) for seconds in (_elapsed(cycle), cycle.wall_seconds)),
     )
 
 

@@ -31,6 +31,9 @@ WIDE = 144
 ROOMY = 92
 NAME_WIDTH = 15
 """What 80 columns leave for a rule's name beside seven columns of numbers; gated_delta_net just fits."""
+LONGEST_NAME = 40
+NUMBERS_WIDTH, WIDE_NUMBERS_WIDTH = 80, 128
+"""What the numbers take at most where the terminal is ROOMY, and where it is WIDE."""
 STYLES = {
     "better": "bold cyan",
     "worse": "bold dark_orange",
@@ -56,7 +59,7 @@ class _FinalTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Group(
             *self._warning(),
-            self._table(options.max_width >= WIDE, options.max_width >= ROOMY),
+            self._table(options.max_width),
             *self._notes(options.max_width),
             *self._costs(options.max_width),
             *self._paths(),
@@ -68,7 +71,8 @@ class _FinalTable:
         text = self.words.text("terminal.ranks_nothing", preset=self.facts.cycle.preset)
         return [Padding(Text(f"! {text}", style="bold yellow"), (0, 0, 1, 0))]
 
-    def _table(self, wide: bool, roomy: bool) -> RenderableType:
+    def _table(self, width: int) -> RenderableType:
+        wide, roomy, names = width >= WIDE, width >= ROOMY, name_width(width)
         comparisons = self.facts.all_comparisons()
         if not comparisons:
             return Text(self.words.text("terminal.no_comparison"))
@@ -92,14 +96,12 @@ class _FinalTable:
             others = [
                 c for c in comparisons if c.candidate == rule and c.baseline != self.facts.compared_with
             ]
-            head = Text(
-                numbers.folded(rule, NAME_WIDTH), style="bold" if rule == self.facts.candidate else ""
-            )
+            head = Text(numbers.folded(rule, names), style="bold" if rule == self.facts.candidate else "")
             table.add_row(head, *self._score_cells(rule, scores, against, wide))
             for comparison in others:
                 label = self.words.text("terminal.minus_parent", parent=comparison.baseline)
                 cells = [self._difference(line, wide) for line in lines_of(comparison)]
-                table.add_row(Text(numbers.folded(label, NAME_WIDTH), style="dim"), *cells)
+                table.add_row(Text(numbers.folded(label, names), style="dim"), *cells)
         return table
 
     def _score_cells(
@@ -193,11 +195,21 @@ def cost_grid(costs: Mapping[str, RuleCost], width: int, words: Wording) -> Rend
     for name in COLUMNS:
         grid.add_column(words.text(f"terminal.{name}"), justify="right")
     for rule, cost in costs.items():
-        grid.add_row(numbers.folded(rule, 24 if width >= ROOMY else NAME_WIDTH), *cost_cells(cost, words))
+        grid.add_row(
+            numbers.folded(rule, max(24, name_width(width)) if width >= ROOMY else NAME_WIDTH),
+            *cost_cells(cost, words),
+        )
     sized = next((cost.sized_on for cost in costs.values() if cost.sized_on), None)
     said = [words.text("cost.sized", task=words.task(sized))] if sized else []
-    said.append(words.text("cost.machines", **machines(costs, words)))
+    key, where = machines(costs, words)
+    said.append(words.text(key, **where))
     return Group(grid, Text(" ".join(said), style="dim"))
+
+
+def name_width(width: int) -> int:
+    """Columns for a rule's name beside the numbers of a terminal so wide."""
+    taken = WIDE_NUMBERS_WIDTH if width >= WIDE else NUMBERS_WIDTH
+    return max(NAME_WIDTH, min(LONGEST_NAME, width - taken))
 
 
 def pack(pieces: Sequence[str], width: int) -> str:

@@ -60,6 +60,11 @@ class Wording:
         """Three decimals, or "no score"."""
         return numbers.score(value, self.absent)
 
+    def duration(self, seconds: float | None) -> str:
+        """33 s, 8.4 min, 1.6 h; or that there was none."""
+        units = [self.text(f"unit.{name}") for name in ("second", "minute", "hour")]
+        return numbers.duration(seconds, self.text("number.none"), units)
+
     def expected(self, middle: float | None, low: float | None, high: float | None) -> str:
         """A predicted score with its interval: 0.442 [0.382, 0.502]."""
         ends = numbers.interval(low, high, self.text("number.no_interval"), sign=False)

@@ -11,16 +11,21 @@ from archer.report.markdown import to_markdown
 from archer.report.tree import Note
 
 
-def write(note: Note, folder: str | Path, name: str = "report") -> tuple[Path, Path]:
-    """`name`.md and `name`.html in a folder, which is made if it is not there; gives back both paths.
+def note_paths(folder: str | Path, name: str = "report", language: str = "en") -> tuple[Path, Path]:
+    """Where a note is written: `name`.md and `name`.html, in another language than English `name`.zh.md and
+    so on."""
+    stem = name if language == "en" else f"{name}.{language}"
+    return Path(folder, f"{stem}.md"), Path(folder, f"{stem}.html")
 
-    A note in another language than English is `name`.zh.md and so on. Each file replaces its predecessor in
-    one step, so an interruption leaves the old file or the new one. Raises OSError as the disk does.
+
+def write(note: Note, folder: str | Path, name: str = "report") -> tuple[Path, Path]:
+    """The two files of `note_paths`, in a folder that is made if it is not there; gives back both paths.
+
+    Each file replaces its predecessor in one step, so an interruption leaves the old file or the new one.
+    Raises OSError as the disk does.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = name if note.language == "en" else f"{name}.{note.language}"
-    page, text = folder / f"{stem}.html", folder / f"{stem}.md"
+    text, page = note_paths(folder, name, note.language)
+    page.parent.mkdir(parents=True, exist_ok=True)
     _replace(page, to_html(note))
     _replace(text, to_markdown(note, page.name))
     return text, page

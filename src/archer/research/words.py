@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archer.figures import signed
 from archer.ledger.records import Prediction
 from archer.research.researcher import Context, Measurement
 from archer.research.space import Change, Space
@@ -47,8 +48,13 @@ class Seen:
         """The rule's score minus its base's."""
         return self.score - self.base
 
+    @property
+    def on_task(self) -> str:
+        """The task with what was gained there: Memorize (−0.043)."""
+        return f"{self.task} ({signed(self.gain, '')})"
+
     def __str__(self) -> str:
-        return f"{self.rule} {self.score:.3f} against {self.base:.3f} ({self.gain:+.3f})"
+        return f"{self.rule} {self.score:.3f} against {self.base:.3f} ({signed(self.gain, '')})"
 
 
 def differences(context: Context) -> tuple[Seen, ...]:
@@ -72,8 +78,8 @@ def insights(facts: Facts) -> str:
     ahead = [s for s in seen if s.rule == context.reference]
     parts = []
     if ahead:
-        up = [f"{s.task} ({s.gain:+.3f})" for s in ahead if s.gain > 0]
-        down = [f"{s.task} ({s.gain:+.3f})" for s in ahead if s.gain <= 0]
+        up = [s.on_task for s in ahead if s.gain > 0]
+        down = [s.on_task for s in ahead if s.gain <= 0]
         text = f"{context.reference} is ahead of {context.base} on {_listed(up) or 'no task'}"
         parts.append(text + (f" and behind on {_listed(down)}." if down else "."))
     others = [s for s in seen if s.rule != context.reference]
@@ -184,9 +190,9 @@ def lessons(facts: Facts) -> str:
     good = sorted((s for s in worked if s.gain >= NOTABLE), key=lambda s: -s.gain)[:3]
     bad = sorted((s for s in failed if s.gain <= -NOTABLE), key=lambda s: s.gain)[:3]
     if good:
-        parts.append("Worked: " + "; ".join(f"{s.rule} on {s.task} ({s.gain:+.3f})" for s in good) + ".")
+        parts.append("Worked: " + "; ".join(f"{s.rule} on {s.on_task}" for s in good) + ".")
     if bad:
-        parts.append("Failed: " + "; ".join(f"{s.rule} on {s.task} ({s.gain:+.3f})" for s in bad) + ".")
+        parts.append("Failed: " + "; ".join(f"{s.rule} on {s.on_task}" for s in bad) + ".")
     names = {proposal.id: proposal.rule for proposal in context.proposals}
     if context.rejections:
         last = context.rejections[-1]

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 
 from archer.errors import unknown
 from archer.rules.registry import BASE, get_rule, rule_names
@@ -116,17 +117,20 @@ def compose(choices: str | Mapping[str, str], parent: str = BASE, find: Find = g
     return next((known for known in library if _same(known, rule, base, chosen, find)), rule)
 
 
-@cache
-def alternatives(slot: str, parent: str = BASE) -> tuple[str, ...]:
-    """The library's rules that say something of their own in this slot; the parent's own first.
+def alternatives(
+    slot: str, parent: str = BASE, more: Mapping[str, Rule] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """The rules that say something of their own in this slot, the parent's own first: the library's, then
+    those of `more` (further rules by name, such as a project's).
 
     Of rules that say the same, the one nearest to delta_net stands for all.
     """
     _check_slot(slot)
-    names = sorted(rule_names(), key=lambda name: (len(get_rule(name).ancestry), rule_names().index(name)))
-    found = {_meaning(get_rule(name), slot): name for name in reversed(names) if slot in get_rule(name).own}
-    first = found[_meaning(get_rule(parent), slot)]
-    return (first, *(name for name in rule_names() if name in found.values() and name != first))
+    rules = {**{name: get_rule(name) for name in rule_names()}, **more}
+    nearest = sorted(rules.values(), key=lambda rule: len(rule.ancestry))
+    found = {_meaning(rule, slot): rule.name for rule in reversed(nearest) if slot in rule.own}
+    first = found.setdefault(_meaning(rules.get(parent) or get_rule(parent), slot), parent)
+    return (first, *(name for name in rules if name in found.values() and name != first))
 
 
 def _meaning(rule: Rule, slot: str) -> tuple[str, ...]:
@@ -147,15 +151,16 @@ def constants(rule: str | Rule, slot: str, find: Find = get_rule) -> dict[str, C
     return {name: constant for name, constant in {**found, **plain}.items() if constant is not None}
 
 
-@cache
-def grammar(parent: str = BASE) -> Grammar:
-    """The slots, the alternatives of each, their constants, and the size of the space."""
-    slots = {slot: alternatives(slot, parent) for slot in SLOTS}
-    pairs = [(slot, rule) for slot in SLOTS for rule in slots[slot]]
-    numbers = {f"{slot}={rule}": constants(rule, slot) for slot, rule in pairs}
-    together = tuple(
-        (rule, slot, other) for slot, rule in pairs for other in _companions(get_rule(rule), slot)
-    )
+def grammar(parent: str = BASE, more: Mapping[str, Rule] = MappingProxyType({})) -> Grammar:
+    """The slots, the alternatives of each, their constants, and the size of the space.
+
+    more: further rules by name, such as a project's. Raises UserError for a parent without slots.
+    """
+    slots = {slot: alternatives(slot, parent, more) for slot in SLOTS}
+    pairs = [(slot, name, more.get(name) or get_rule(name)) for slot in SLOTS for name in slots[slot]]
+    named = [pair for pair in pairs if "+" not in pair[1]]  # a composition is no name to write after a slot
+    numbers = {f"{slot}={name}": constants(rule, slot) for slot, name, rule in named}
+    together = tuple((name, slot, other) for slot, name, rule in pairs for other in _companions(rule, slot))
     return Grammar(parent, slots, {k: v for k, v in numbers.items() if v}, together, _size(slots, together))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from archer.errors import UserError
+from archer.figures import duration
 from archer.verify.contain import Contained, Ending, Limits, WallFailed, read_scratch, start
 from archer.verify.result import CheckResult, MalformedResult, Verification
 
@@ -187,8 +188,8 @@ def _read(lines: list[str], ending: Ending, process: Contained, name: str) -> Ve
     last = next((line for line in reversed(ending.error.splitlines()) if line.strip()), "")
     if ending.reason != "finished":
         limit = {
-            "wall time": f"{process.limits.wall_seconds:g} seconds",
-            "CPU time": f"{process.limits.cpu_seconds} CPU seconds",
+            "wall time": duration(process.limits.wall_seconds, ""),
+            "CPU time": duration(process.limits.cpu_seconds, ""),
             "memory": f"{process.limits.memory_bytes >> 20} MiB",
             "output": f"{process.limits.output_bytes:,} bytes",
             "processes": str(process.limits.processes),

@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from archer.figures import signed
 from archer.verify.candidate import Candidate, Probe, RuleCandidate
 from archer.verify.checks.finding import Finding, check
 
@@ -145,10 +146,11 @@ def cost_against_parent(candidate: Candidate, parent: Candidate | None, figures:
         "parameters_added": float(_numbers(candidate) - _numbers(parent)),
     }
     figures |= ratios
+    added = signed(ratios["parameters_added"], "", decimals=0)
     return Finding(
         True,
         f"operations ×{ratios['operations_ratio']:.2f}, memory ×{ratios['memory_ratio']:.2f}, "
-        f"state ×{ratios['state_ratio']:.2f}, {ratios['parameters_added']:+.0f} numbers per head",
+        f"state ×{ratios['state_ratio']:.2f}, {added} numbers per head",
     )
 
 
