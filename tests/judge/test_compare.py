@@ -57,6 +57,15 @@ def test_settings_are_averaged_within_a_seed_before_seeds_are_compared() -> None
     assert found.p_value == pytest.approx(test.pvalue)
 
 
+def test_with_one_seed_the_mean_has_the_known_noise_of_six_tasks() -> None:
+    """The variances of six sums of independent noise add, over six squared; so do the weights (Welch)."""
+    runs = make_runs("ab", lambda rule, *_: 0.52 if rule == "a" else 0.5, seeds=(0,))
+    found = compare(runs, "a", "b", preset="full", noise=QUIET).mean
+    weight = QUIET["Memorize"].weight()
+    half = stats.t.isf(0.025, 6 * weight) * 0.01 * math.sqrt(2 / 6)
+    assert (found.low, found.high) == pytest.approx((0.02 - half, 0.02 + half))
+
+
 def test_one_seed_without_any_notion_of_noise_is_undecided() -> None:
     runs = make_runs("ab", lambda rule, *_: 0.9 if rule == "a" else 0.1, seeds=(0,))
     result = compare(runs, "a", "b", preset="full", noise={})
@@ -166,6 +175,7 @@ def test_a_failed_cell_is_shown_and_never_better(status: str) -> None:
     assert any(status in note and "Memorize 0, seed 1" in note for note in found.missing)
     assert of(result, "Compress").word == "better"
     assert result.mean.difference is None
+    assert result.mean.missing[0].startswith("Memorize: a on Memorize, Memorize 0, seed 1: no score")
     assert not result.beats_on_all
 
 
@@ -188,6 +198,18 @@ def test_nan_never_wins() -> None:
     assert choose(("a", "Memorize", "s", 0), grid).score == 0.3
     nan_validation = make_run("a", "Memorize", "s", 0, 1.0, validation=math.nan)
     assert choose(("a", "Memorize", "s", 0), [nan_validation, *grid]).score == 0.3
+
+
+def test_what_a_race_dropped_is_a_failure_only_where_nothing_else_can_be_chosen() -> None:
+    place = ("a", "Memorize", "s", 0)
+    dropped = make_run(*place, None, learning_rate=1e-4, status="dropped")
+    crashed = make_run(*place, None, learning_rate=5e-4, status="crashed")
+    chosen = choose(place, [dropped, crashed, make_run(*place, 0.3)])
+    assert (chosen.state, chosen.score) == ("scored", 0.3)
+    assert chosen.failures == ("crashed at learning rate 0.0005, weight decay 0",)
+    alone = choose(place, [dropped])
+    assert (alone.state, alone.score) == ("failed", None)
+    assert alone.failures == ("dropped at learning rate 0.0001, weight decay 0",)
 
 
 def test_a_diverged_grid_point_is_noted_and_the_best_other_counts() -> None:
@@ -278,6 +300,19 @@ def test_the_latest_of_repeated_records_counts() -> None:
     runs = make_runs("ab", lambda *_: 0.5, seeds=(0,))
     runs.insert(0, make_run("a", "Memorize", "Memorize 0", 0, 0.7, finished_at="2026-02-01T00:00:00+00:00"))
     assert of(compare(runs, "a", "b", preset="full", noise=QUIET), "Memorize").candidate == 0.7
+
+
+@pytest.mark.parametrize("status", ["crashed", "dropped"])
+def test_what_is_no_result_displaces_none(status: str) -> None:
+    """A run of newer training code that crashed, or that a race dropped, has another key than the result."""
+    runs = make_runs("ab", lambda *_: 0.5, seeds=(0,))
+    later = "2026-02-01T00:00:00+00:00"
+    again = make_run("a", "Memorize", "Memorize 0", 0, None, status=status, finished_at=later)
+    found = of(compare([*runs, again], "a", "b", preset="full", noise=QUIET), "Memorize")
+    assert (found.candidate, found.missing) == (0.5, ())
+    diverged = make_run("a", "Memorize", "Memorize 0", 0, None, status="diverged", finished_at=later)
+    found = of(compare([*runs, diverged], "a", "b", preset="full", noise=QUIET), "Memorize")
+    assert (found.candidate, found.difference) == (None, None)
 
 
 def test_chosen_seeds_alone_count() -> None:

@@ -105,6 +105,8 @@ def test_copies_that_stand_in_for_runs_repeat_nothing() -> None:
     copies = [replace(run, rule="child", key=f"{run.key}=") for run in parent if run.rule == "a"]
     groups = [Duplicate(run.task, run.setting, frozenset(("a", "child"))) for run in parent if run.seed == 0]
     assert estimate_variance([*parent, *copies], groups) == estimate_variance(parent)
+    some = [run for run in copies if run.seed < 2]  # of other seeds than all: not equal to the last bit
+    assert estimate_variance([*parent, *some], groups) == estimate_variance(parent)
     trained = [replace(run, key=run.key.rstrip("=")) for run in copies]
     assert estimate_variance([*parent, *trained], groups) == estimate_variance(parent)  # to the last bit
     other = [replace(run, held_out=(run.held_out or 0) + 0.001 * run.seed) for run in trained]

@@ -65,7 +65,7 @@ def test_a_prediction_without_width_costs_its_distance(middle: float, measured: 
     )
 
 
-@given(st.floats(0.1, 0.9), st.floats(0.01, 0.1), UNIT)
+@given(st.floats(0.11, 0.89), st.floats(0.01, 0.1), UNIT)
 def test_crps_has_no_preferred_direction(middle: float, half: float, measured: float) -> None:
     one = Prediction("Memorize", middle, middle - half, middle + half)
     mirrored = Prediction("Memorize", 1 - middle, 1 - middle - half, 1 - middle + half)
@@ -127,7 +127,7 @@ def proposal(name: str, researcher: str) -> ProposalRecord:
     return ProposalRecord(name, name, "delta_net", ("read",), "", "", (), researcher, "t")
 
 
-def verdict_of(name: str, scores: list[PredictionScore], parent: float = 0.4) -> VerdictRecord:
+def verdict_of(name: str, scores: list[PredictionScore], parent: float | None = 0.4) -> VerdictRecord:
     tasks = tuple(
         TaskComparison(one.task, None, parent, None, None, None, None, None, "undecided", 1, 1)
         for one in scores
@@ -166,6 +166,16 @@ def test_track_record_per_researcher_and_task() -> None:
     assert rows[2].sign_rate is None
 
 
+def test_no_change_is_compared_on_the_same_outcomes_or_not_at_all() -> None:
+    """Else a researcher would be held against its parents' easy outcomes alone."""
+    score = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
+    verdicts = [verdict_of("p", [score]), verdict_of("q", [score], parent=None)]
+    known, *_ = track_record(verdicts[:1], [proposal("p", "search")])
+    some, every = track_record(verdicts, [proposal("p", "search"), proposal("q", "search")])
+    assert known.baseline_crps is not None
+    assert (some.baseline_crps, every.baseline_crps) == (None, None)
+
+
 def test_a_verdict_on_an_unknown_proposal_is_refused() -> None:
     score = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
     with pytest.raises(UserError, match="'p'"):
@@ -177,6 +187,13 @@ def test_no_record_no_widening_and_good_ones_none() -> None:
     assert widening([]) == 1.0
     assert widening([0.1] * 50) == 1.0
     assert widening(calibrated.tolist()) == pytest.approx(1.0, abs=0.12)
+
+
+def test_widening_is_the_conformal_quantile_with_ten_calibrated_ratios_before() -> None:
+    """Of n ratios the ceil((n + 1) 0.9)-th: of 10 and 20 the 28th, the third largest."""
+    ratios = [1.1 + index / 10 for index in range(20)]
+    assert widening(ratios) == pytest.approx(ratios[-3])
+    assert widening(ratios[:8]) == pytest.approx(ratios[:8][-1])  # of 18 the 18th
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from archer.errors import UserError
 from archer.judge import NoiseFloor, UntilDecided, begin, compare, confirm, decide_sequentially, look
 from archer.judge.sequential import Pair, Wanted, claim_of, decide_together
 from archer.judge.simulate import Design, draw, judge_sequentially
-from archer.ledger.records import TASKS, RunRecord
+from archer.judge.verdicts import confirmed
+from archer.ledger.records import TASKS, ConfirmationRecord, RunRecord
 
 QUIET = {task: NoiseFloor(task, 0.01, 20, "made up", 1, 0.01, heterogeneity=100.0) for task in TASKS}
 
@@ -157,12 +159,26 @@ def test_only_fresh_seeds_confirm_a_better_mean() -> None:
     runs = make_runs("ab", score, seeds=(0, 1, 2))
     assert claim_of(compare(runs, "a", "b", preset="full", noise=QUIET)) == "mean"
     assert claim_of(compare(runs, "b", "a", preset="full", noise=QUIET)) is None
+    close = compare(make_runs("ab", lambda rule, *_: 0.5 + 0.001 * (rule == "a")), "a", "b", preset="full")
+    assert (close.mean.difference, close.mean.word) == (pytest.approx(0.001), "undecided")
+    assert claim_of(close) is None  # ahead, and not better
     found = confirm(runs, "a", "b", preset="full", seen_seeds=(0,), fresh=2, claim="mean", noise=QUIET)
     assert (found.status, found.seeds) == ("confirmed", (1, 2))
     assert (
         confirm(runs, "a", "b", preset="full", seen_seeds=(0,), fresh=2, noise=QUIET).status
         == "not confirmed"
     )
+
+
+@pytest.mark.parametrize("won", [True, False])
+@pytest.mark.parametrize("again", [True, False, None])
+def test_a_confirmation_takes_a_win_away_and_gives_none(won: bool, again: bool | None) -> None:
+    """A confirmed mean is no win on all six; a win that fresh seeds did not repeat is none."""
+    runs = make_runs("ab", lambda rule, *_: 0.9 if rule == "a" else 0.1, seeds=(0, 1))
+    first = replace(compare(runs, "a", "b", preset="full", noise=QUIET), beats_on_all=won)
+    claim = "all six" if won else "mean"
+    asked = None if again is None else ConfirmationRecord(claim, again, (2, 3), first.mean, first)
+    assert confirmed(first, asked).beats_on_all == (won and again is not False)
 
 
 def test_the_looks_are_on_the_record() -> None:

@@ -80,16 +80,19 @@ def test_one_seed_and_nothing_known_has_no_error() -> None:
     assert statistics.more_seeds(alone, 0.01, 0.05, 6) is None
 
 
-def test_more_seeds_is_enough_and_no_more() -> None:
+@pytest.mark.parametrize("family", [1, 6])
+def test_more_seeds_is_enough_and_no_more(family: int) -> None:
+    """The hardest step of Holm is what has to be reached in a family."""
     known = evidence_of([0.02, 0.04], prior_variance=0.0008, prior_df=4)
-    extra = statistics.more_seeds(known, 0.01, 0.05, 1)
+    extra = statistics.more_seeds(known, 0.01, 0.05, family)
     assert extra is not None
     variance = float(statistics.moderate(known).variance)
 
     def chance(more: int) -> float:
-        """Of p below 0.05, were the mean and variance true (the estimate's own approximation)."""
+        """Of p below 0.05 / family, were the mean and variance true (the estimate's own approximation)."""
         freedom = 5 + more
-        return stats.t.sf(stats.t.isf(0.025, freedom) - 0.03 / np.sqrt(variance / (2 + more)), freedom)
+        needed = stats.t.isf(0.025 / family, freedom)
+        return stats.t.sf(needed - 0.03 / np.sqrt(variance / (2 + more)), freedom)
 
     assert chance(extra) >= 0.8
     assert extra == 1 or chance(extra - 1) < 0.8

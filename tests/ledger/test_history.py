@@ -169,6 +169,8 @@ BAD = [
         "line 3, column 'Selective Copy': 1.5 is above 1: ",
     ),
     ([HEADER, ROW.replace("0.6", "44.1")], "44.1 is above 1: .* if it is in percent, divide it by 100"),
+    ([HEADER, ROW.replace("0.6", '"0,6"')], "'0,6' is not a number"),  # the comma separates columns here
+    ([HEADER, ROW.replace("0.6", "100")], "100 is above 1: .* if it is in percent, divide it by 100"),
     ([HEADER, ROW.replace("0.6", "44%")], "'44%' is a percentage: .*divide the column by 100"),
     ([HEADER, ROW.replace("0.6", "-0.1")], "-0.1 is out of range: expected a score from 0 to 1"),
     ([HEADER, ROW.replace("0.6", "1e300")], "1e300 is out of range"),

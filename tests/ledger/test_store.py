@@ -82,6 +82,37 @@ def test_a_crashed_run_gives_way_to_a_result(ledger: Ledger, examples: SimpleNam
     assert ledger.runs(status="crashed") == ()
 
 
+@pytest.mark.parametrize("name", ["run", "diverged"])
+def test_a_dropped_run_is_no_result_and_gives_way_to_one(
+    ledger: Ledger, examples: SimpleNamespace, name: str
+) -> None:
+    """A race's drop is more than a crash and less than a result; either is trained again."""
+    crashed = examples.crashed
+    dropped, result = replace(crashed, status="dropped"), replace(getattr(examples, name), key=crashed.key)
+    assert ledger.add_runs([crashed, dropped]) == (True, True)
+    assert not ledger.has_run(crashed.key)
+    assert not ledger.add_run(crashed)
+    assert ledger.runs() == (dropped,)
+    assert ledger.add_run(result)
+    assert not ledger.add_run(dropped)
+    assert ledger.has_run(crashed.key)
+    assert ledger.runs() == (result,)
+
+
+def test_only_rules_that_passed_are_accepted_and_the_last_of_a_name(
+    ledger: Ledger, examples: SimpleNamespace
+) -> None:
+    for number, passed in enumerate((True, True, False)):
+        name = f"hash-{number}"
+        ledger.add_source(replace(examples.source, rule_hash=name, rule="new", source=f"text {number}"))
+        ledger.add_verification(
+            replace(examples.verification, rule="new", rule_hash=name, passed=passed, checks=())
+        )
+    passed_without_text = replace(examples.verification, rule="other", rule_hash="lost", passed=True)
+    ledger.add_verification(passed_without_text)
+    assert ledger.accepted() == {"new": "text 1"}
+
+
 def test_runs_are_filtered(ledger: Ledger, run: RunRecord) -> None:
     others = [
         replace(run, key=f"k{n}", task=task) for n, task in enumerate(("Compress", "Memorize", "Memorize"))

@@ -130,18 +130,28 @@ def test_an_edited_rule_is_another_row_and_other_presets_stay_out(make) -> None:
     assert score_table(runs, "full") == ()
 
 
-def test_the_latest_training_code_counts_but_no_crash(make) -> None:
+def test_the_latest_training_code_counts_but_no_crash_and_no_drop(make) -> None:
     runs = [
         make("Compress", "a", 1e-3, (0.1, 0.1, 0.1), finished_at="2025-01-01"),
         make("Compress", "a", 1e-3, (0.2, 0.2, 0.2), finished_at="2025-01-03"),
         make("Compress", "a", 1e-3, (0.3, 0.3, 0.3), finished_at="2025-01-02"),
         make("Compress", "a", 1e-3, "crashed", finished_at="2025-01-04"),
+        make("Compress", "a", 1e-3, "dropped", finished_at="2025-01-04"),
     ]
     assert row_of(runs).scores["Compress"] == 0.2
     assert (
         row_of([*runs, make("Compress", "a", 1e-3, "diverged", finished_at="2025-01-05")]).scores["Compress"]
         is None
     )
+
+
+def test_what_a_race_dropped_is_not_missing_where_another_grid_point_stands_for_it(make) -> None:
+    runs = [make(task, "a", 1e-3, (0.5,) * 3) for task in TASKS]
+    runs += [make(task, "a", 1e-4, "dropped") for task in TASKS]
+    assert (row_of(runs).mean, row_of(runs).missing) == (0.5, {})
+    alone = row_of([run for run in runs if (run.task, run.status) != ("Compress", "finished")])
+    assert (alone.scores["Compress"], alone.mean) == (None, None)
+    assert alone.missing == {"Compress": Missing(absent=1, settings=("a",))}
 
 
 def test_an_unknown_selection_is_refused(make) -> None:

@@ -133,6 +133,10 @@ def test_presets() -> None:
     assert PRESETS["baseline"].settings == BASELINES
     assert PRESETS["baseline"].learning_rates == (1e-4, 5e-4, 1e-3)
     assert PRESETS["baseline"].weight_decays == (0.0, 0.1)
+    assert {name: preset.seeds for name, preset in PRESETS.items()} == {
+        "smoke": 2, "quick": 3, "baseline": 3, "full": 1
+    }  # fmt: skip
+    assert [PRESETS[name].epochs for name in ("quick", "baseline", "full")] == [60, 200, 200]
     for name, preset in PRESETS.items():
         assert preset.name == name
         assert {setting.task for setting in preset.settings} == set(TASK_NAMES)

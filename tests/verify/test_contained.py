@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from archer.errors import UserError
 from archer.rules import get_rule
 from archer.verify import Verification, contain, verify_contained, verify_mixer_contained, verify_rule
-from archer.verify.contain import Limits, WallFailed
-from archer.verify.contained import _after_start, _parse
+from archer.verify.contain import Ending, Limits, WallFailed
+from archer.verify.contained import _after_start, _parse, _read
 from archer.verify.result import MalformedResult
 
 QUICK = Limits(memory_bytes=6 * 2**30, cpu_seconds=40, wall_seconds=60, output_bytes=2**18, file_bytes=2**20)
@@ -141,6 +143,18 @@ def test_a_malformed_result_is_refused(change: dict):
     assert Verification.from_dict(SOUND).passed
     with pytest.raises(MalformedResult):
         Verification.from_dict({**SOUND, **change})
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(1, "finished"), (-9, "signal 9"), (0, "wall time"), (-24, "CPU time"), (0, "memory"), (0, "killed")],
+)
+def test_what_a_process_said_that_did_not_end_well_is_no_result(status: int, reason: str):
+    process: Any = SimpleNamespace(limits=QUICK)
+    line = json.dumps(SOUND)
+    assert _read([line], Ending(0, "finished", 1.0, ""), process, "x").passed
+    found = _read([line], Ending(status, reason, 1.0, ""), process, "x")
+    assert ([check.name for check in found.checks], found.passed) == (["containment"], False)
 
 
 @pytest.mark.parametrize("plain", [None, [], "passed", 1, {}, {"passed": True}])

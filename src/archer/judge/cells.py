@@ -15,6 +15,7 @@ from typing import Literal
 from archer.judge.ceiling import MARGIN, at_ceiling, solved_after
 from archer.judge.errors import JudgeError
 from archer.ledger.records import TASKS, RunRecord
+from archer.ledger.summary import recency
 
 GridPoint = tuple[float, float]
 """Learning rate and weight decay."""
@@ -43,15 +44,13 @@ class Cell:
 
 
 class Cells:
-    """The runs of one preset, looked up by cell. The latest of repeated records counts."""
+    """The runs of one preset, looked up by cell. Of repeated records the latest result counts (`recency`)."""
 
     def __init__(self, runs: Iterable[RunRecord], preset: str) -> None:
         self.preset = preset
         self._points: dict[CellKey, dict[GridPoint, RunRecord]] = defaultdict(dict)
         hashes: dict[str, str] = {}
-        for run in sorted(
-            (run for run in runs if run.preset == preset), key=lambda run: (run.finished_at, run.key)
-        ):
+        for run in sorted((run for run in runs if run.preset == preset), key=recency):
             _refuse_two_functions(hashes, run)
             key = (run.rule, run.task, run.setting, run.seed)
             self._points[key][(run.learning_rate, run.weight_decay)] = run

@@ -102,10 +102,16 @@ def _merit(run: RunRecord, select: Select) -> float:
     return -math.inf if merit is None else merit
 
 
+def recency(run: RunRecord) -> tuple[int, str, str]:
+    """What sorts the records of one rule and grid point, that which counts last: the latest result. What
+    crashed or was dropped by a race is no result, and counts only where there is none."""
+    return ({"crashed": 0, "dropped": 1}.get(run.status, 2), run.finished_at, run.key)
+
+
 def _latest(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
     """One run per rule and grid point: where the training code changed in between, the latest result."""
     latest: dict[tuple[object, ...], RunRecord] = {}
-    for run in sorted(runs, key=lambda run: (run.status != "crashed", run.finished_at, run.key)):
+    for run in sorted(runs, key=recency):
         point = (run.learning_rate, run.weight_decay, run.seed)
         latest[(run.rule, run.rule_hash, run.preset, run.task, run.setting, *point)] = run
     return tuple(latest.values())
