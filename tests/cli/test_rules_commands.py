@@ -37,6 +37,14 @@ def test_every_rule_is_listed_with_its_equation(columns: int) -> None:
         assert any(line.split()[:1] == [mixer] for line in text.splitlines())
 
 
+def test_the_list_ends_with_the_rules_of_the_project(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    (own,) = json.loads(data("rules", "--json", "-p", folder))["project"]
+    assert (own["name"], own["hash"]) == (CANDIDATE, RULE.hash)
+    assert f"\n{CANDIDATE}  retain of delta_net\n" in output("rules", "-p", folder)
+    assert "has accepted" not in output("rules", "-p", tmp_path / "another")
+
+
 def test_the_list_as_json() -> None:
     found = {rule["name"]: rule for rule in json.loads(data("rules", "--json"))["rules"]}
     assert tuple(found) == rule_names()
@@ -136,6 +144,32 @@ def test_a_projects_rule_is_shown_by_its_name_and_with_what_it_inherits(tmp_path
     assert "0.9" in found["inherited"]["retain"]["code"]
     assert f"did you mean '{CANDIDATE}'" in refusal("rules", CANDIDATE[:-1], "-p", folder)
     assert "unknown rule" in refusal("rules", CANDIDATE, "-p", tmp_path / "another")
+
+
+def test_a_projects_rules_stand_in_the_grammar_and_can_be_composed(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    with Ledger.in_folder(folder) as ledger:
+        broken = RuleSource("0" * 64, "broken", "delta_net", "def read(:")
+        ledger.add_source(broken)
+        ledger.add_verification(replace(ledger.verifications()[0], rule="broken", rule_hash=broken.rule_hash))
+    own = json.loads(data("rules", "--grammar", "-p", folder, "--json"))
+    assert own["slots"]["retain"] == [*grammar().slots["retain"], CANDIDATE]
+    assert own["constants"][f"retain={CANDIDATE}"]["gamma"]["initial"] == 0.9
+    assert "broken" not in str(own)
+    on_it = json.loads(data("rules", CANDIDATE, "--grammar", "-p", folder, "--json"))
+    assert (on_it["parent"], on_it["slots"]["retain"][0]) == (CANDIDATE, CANDIDATE)
+    assert CANDIDATE not in str(json.loads(data("rules", "--grammar", "-p", tmp_path / "another", "--json")))
+    named = data("compose", f"retain={CANDIDATE}, similarity=hybrid", "-p", folder, "--json")
+    assert "0.9" in json.loads(named)["source"]
+    assert json.loads(data("compose", "read=rope", "--parent", CANDIDATE, "-p", folder, "--json"))["parent"]
+    assert f"did you mean '{CANDIDATE}'" in refusal("compose", f"retain={CANDIDATE[:-1]}", "-p", folder)
+
+
+def test_a_composition_with_a_number_of_its_own_has_a_grammar() -> None:
+    found = json.loads(data("rules", "delta_net+retain=decay(gamma=0.9)", "--grammar", "--json"))
+    assert found["slots"]["retain"][0] == found["parent"] == "delta_net+retain=decay(gamma=0.9)"
+    assert "retain=decay" in found["constants"]
+    assert not any(found["parent"] in choice for choice in found["constants"])
 
 
 def test_what_a_project_has_accepted_is_no_work_where_there_is_none(tmp_path: Path) -> None:

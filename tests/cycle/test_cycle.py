@@ -100,6 +100,9 @@ def test_the_report_is_written(cycles: Cycles) -> None:
         said = result.reports[0].read_text(encoding="utf-8")
         assert "| State | finished |" in said
         assert "| Wall time |" in said
+        files = said.split("## Files written")[1].split("## ")[0]
+        rule = Project(cycles.folder).rules / f"{result.proposal.rule}.py"
+        assert files.split() == [part for path in (rule, *result.reports) for part in ("-", f"`{path}`")]
         assert result.cycle.finished_at is not None
         assert result.cycle.report_paths == tuple(map(str, result.reports))
 

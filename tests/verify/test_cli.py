@@ -73,6 +73,13 @@ def test_a_rejection_ends_with_status_1_and_names_the_case_and_the_duplicate(ask
         assert words in result.output
 
 
+def test_a_case_that_the_finding_names_already_is_not_said_again(asked: dict, tmp_path: Path):
+    check = replace(FAILED.checks[-1], message="line 3: import of `os`", case="line 3", passed=False)
+    asked["answer"] = replace(FAILED, checks=(check,))
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    assert "smallest case" not in run(str(tmp_path / "mine.py")).output
+
+
 def test_json_is_the_verification_and_nothing_else(asked: dict, tmp_path: Path):
     asked["answer"] = FAILED
     (tmp_path / "mine.py").write_text("x = 1\n")
@@ -95,7 +102,8 @@ def test_a_mixer_gets_its_arguments_and_says_that_no_language_wall_stood(asked: 
     ("arguments", "words"),
     [
         (["missing.py"], "no such file"),
-        ([str(LIBRARY / "decay.py"), "-a", "x=1"], "--argument and --readable are for mixers"),
+        ([str(LIBRARY / "decay.py"), "-a", "x=1"], "--argument, --width and --readable are for mixers"),
+        ([str(LIBRARY / "decay.py"), "--width", "16"], "--argument, --width and --readable are for mixers"),
         ([f"{LIBRARY / 'decay.py'}:Mean", "--parent", "softmax"], "a mixer has no parent"),
         ([f"{LIBRARY / 'decay.py'}:Mean", "-a", "x"], "expected NAME=VALUE"),
     ],

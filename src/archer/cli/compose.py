@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import JsonOption, write_text
+from archer.cli.shared import DEFAULT_PROJECT, JsonOption, ProjectOption, project_rules, write_text
 from archer.errors import UserError
 
 
@@ -27,11 +27,12 @@ def command(
         str | None, typer.Option("--write", metavar="FILE", help="Write the rule file; - for its text alone.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    project: ProjectOption = DEFAULT_PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     """A new rule from the slots of others.
 
-    Prints its name, hash and file, ready for `archer try`.
+    Prints its name, hash and file, ready for `archer try`. Rules that the project has accepted may be named.
 
     The same choices in any order give the same rule; a choice that the library has already gives that rule.
 
@@ -46,7 +47,8 @@ def command(
 
     if not choices.strip():
         raise UserError('nothing was chosen: expected slot=rule, such as "retain=decay"')
-    rule = compose(choices, find(parent).name)
+    known = project_rules(project)
+    rule = compose(choices, find(parent, known).name, lambda name: find(name, known))
     if write not in (None, "-"):
         _refuse_to_replace(Path(write), force)
     if as_json:

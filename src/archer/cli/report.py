@@ -109,7 +109,7 @@ def _write_cycle(
     laboratory = _laboratory(ledger, cycle, project, history)
     if decoding:
         _time_decoding(laboratory, cycle, project)
-    facts = laboratory.facts(cycle, ranks=laboratory.preset.ranks, **_compared(laboratory, cycle))
+    facts = laboratory.facts(cycle, language, ranks=laboratory.preset.ranks, **_compared(laboratory, cycle))
     return facts, _write(build(facts, language), Project(project).reports / cycle.id)
 
 

@@ -21,8 +21,10 @@ from archer.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
     from archer.rules import Rule
+    from archer.rules.compose import Grammar
     from archer.rules.describe import Description
 
 
@@ -42,7 +44,8 @@ def command(
 ) -> None:
     """The rules that exist, with their equations and code.
 
-    Title, equation, parent, own slots, parameters and state per head, names in the history tables.
+    Title, equation, parent, own slots, parameters and state per head, names in the history tables; the
+    project's own rules after the built-in ones.
 
     With RULE, the code of that rule and of the slots that it takes from its ancestors.
 
@@ -52,12 +55,12 @@ def command(
               archer rules --grammar
     """
     if grammar:
-        _show_grammar(name, as_json)
+        _show_grammar(name, project_rules(project), as_json)
     elif name is not None:
         known = project_rules(project)
         _show_rule(find(name, known), known, as_json)
     else:
-        _show_list(as_json)
+        _show_list(further_rules(project_rules(project)), as_json)
 
 
 def find(name: str, known: Mapping[str, str] | None = None) -> Rule:
@@ -80,18 +83,34 @@ def find(name: str, known: Mapping[str, str] | None = None) -> Rule:
     return get_rule(meant or name)
 
 
+def further_rules(known: Mapping[str, str]) -> dict[str, Rule]:
+    """A project's rules by name, of their texts; what this version does not load is left out."""
+    from archer.verify.verification import Finder
+
+    if not known:
+        return {}
+    return {name: rule for name, rule in Finder(known).all().items() if name in known}
+
+
 # The list
 
 
-def _show_list(as_json: bool) -> None:
-    from archer.rules.describe import descriptions
+def _show_list(more: Mapping[str, Rule], as_json: bool) -> None:
+    """more: a project's rules, by name."""
+    from archer.rules.describe import describe, descriptions
 
-    found = descriptions()
+    found, own = descriptions(), {rule.hash: describe(rule) for rule in more.values()}
     if as_json:
-        print_json({"rules": [_values(one) for one in found], "baselines": dict(_baselines())})
+        project = [{**asdict(one), "hash": digest} for digest, one in own.items()]
+        rules = [_values(one) for one in found]
+        print_json({"rules": rules, "project": project, "baselines": dict(_baselines())})
         return
     console = results()
     for one in found:
+        console.print(*entry(one), "", sep="\n")
+    if own:
+        console.print("Rules that the project has accepted\n", style="bold underline")
+    for one in own.values():
         console.print(*entry(one), "", sep="\n")
     console.print(_baseline_table(console))
     console.print(
@@ -213,11 +232,11 @@ def print_code(text: str, console: Console) -> None:
 # The language of slots
 
 
-def _show_grammar(name: str | None, as_json: bool) -> None:
+def _show_grammar(name: str | None, known: Mapping[str, str], as_json: bool) -> None:
     from archer.rules import BASE
     from archer.rules.compose import grammar
 
-    found = grammar(find(name).name if name is not None else BASE)
+    found = grammar(find(name, known).name if name is not None else BASE, further_rules(known))
     if as_json:
         numbers = {place: {n: asdict(x) for n, x in xs.items()} for place, xs in found.constants.items()}
         print_json(
@@ -233,19 +252,29 @@ def _show_grammar(name: str | None, as_json: bool) -> None:
     console = results()
     console.print('composition = slot "=" rule ["(" constant "=" number {"," ...} ")"] {"," composition}\n',
                   markup=False)  # fmt: skip
-    slots = plain_table(console.width)
-    slots.add_column("Slot", style="bold", no_wrap=True)
-    slots.add_column(f"From which rule ({found.parent} unless said)")
-    for slot, rules in found.slots.items():
-        slots.add_row(slot, " | ".join(rules))
-    constants = plain_table(console.width)
-    for heading in ("Choice", "Constant", "Is", "Between"):
-        constants.add_column(heading, no_wrap=True)
-    for choice, numbers in found.constants.items():
-        for constant, x in numbers.items():
-            constants.add_row(choice, constant, f"{x.initial:g}", f"{x.low:g} and {x.high:g}")
     together = [f"{slot}={rule} comes with {other}={rule}." for rule, slot, other in found.together]
-    console.print(titled("Slots", slots, *together), "", sep="\n")
-    console.print(titled("Constants that a choice may set", constants), "", sep="\n")
+    console.print(titled("Slots", _slot_table(found, console), *together), "", sep="\n")
+    console.print(titled("Constants that a choice may set", _constant_table(found, console)), "", sep="\n")
     console.print(f"{found.size:,} rules on {found.parent}, constants aside.")
     console.print('Try: archer compose "similarity=hybrid, retain=decay(gamma=0.9)"', markup=False)
+
+
+def _slot_table(found: Grammar, console: Console) -> Table:
+    table = plain_table(console.width)
+    table.add_column("Slot", style="bold", no_wrap=True)
+    table.add_column(f"From which rule ({found.parent} unless said)")
+    for slot, rules in found.slots.items():
+        table.add_row(slot, " | ".join(rules))
+    return table
+
+
+def _constant_table(found: Grammar, console: Console) -> Table:
+    from archer.report.numbers import rate
+
+    table = plain_table(console.width)
+    for heading in ("Choice", "Constant", "Is", "Between"):
+        table.add_column(heading, no_wrap=True)
+    for choice, numbers in found.constants.items():
+        for constant, x in numbers.items():
+            table.add_row(choice, constant, rate(x.initial), f"{rate(x.low)} and {rate(x.high)}")
+    return table

@@ -161,6 +161,12 @@ def add_task_columns(table: Table, names: Iterable[str], width: int) -> None:
         table.add_column(Text(heading), justify="right", no_wrap=True)
 
 
+def name_width(width: int) -> int:
+    """Columns for a rule's name beside the six tasks: NAME_WIDTH, and what a wide terminal leaves."""
+    taken = WIDE if width >= WIDE else 96 if width >= ROOMY else 80
+    return NAME_WIDTH + min(24, max(0, width - taken))
+
+
 def folded(name: str, width: int = NAME_WIDTH) -> str:
     """A long name on several lines."""
     from archer.report.numbers import folded

@@ -20,6 +20,7 @@ from archer.cli.shared import (
     add_task_columns,
     folded,
     latest_versions,
+    name_width,
     one_of,
     open_runs,
     plain_table,
@@ -233,7 +234,8 @@ def _table(part: _Preset, select: str, epochs: bool, console: Console) -> Render
         cells = [score(row.scores[task], ABSENT) for task in TASKS]
         few = part.seeds is not None and row.seeds < part.seeds
         seeds = f"{row.seeds}/{part.seeds}" if few else str(row.seeds)
-        grid.add_row(folded(_label(row, part.rows)), *cells, score(row.mean, ABSENT), seeds)
+        name = folded(_label(row, part.rows), name_width(console.width))
+        grid.add_row(name, *cells, score(row.mean, ABSENT), seeds)
     if part.noise:
         grid.add_section()
         floors = [_floor_text(part, task) for task in TASKS]
@@ -264,7 +266,8 @@ def _epochs_table(part: _Preset, console: Console) -> RenderableType:
     add_task_columns(grid, TASKS, console.width)
     for row in part.rows:
         known = part.epochs.get(row.rule_hash, {})
-        grid.add_row(folded(_label(row, part.rows)), *(epochs(known.get(task, ()), ABSENT) for task in TASKS))
+        name = folded(_label(row, part.rows), name_width(console.width))
+        grid.add_row(name, *(epochs(known.get(task, ()), ABSENT) for task in TASKS))
     return titled(f"{part.name}: epochs until solved", grid, catalogue("en").text("epochs.reading"))
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from archer.cli.console import print_json, print_note, results
-from archer.cli.shared import DEFAULT_PROJECT, ProjectOption, constructor_arguments, project_rules
+from archer.cli.shared import ABSENT, DEFAULT_PROJECT, ProjectOption, constructor_arguments, project_rules
 from archer.errors import UserError, unknown
+from archer.figures import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,8 +44,9 @@ def command(
         typer.Option("--argument", "-a", metavar="NAME=JSON", help="An argument of the mixer's constructor."),
     ] = None,
     width: Annotated[
-        int, typer.Option("--width", metavar="N", min=1, help="D of the mixer's input [B, T, D].")
-    ] = 32,
+        int | None,
+        typer.Option("--width", metavar="N", min=1, help="D of the mixer's input [B, T, D]. Default: 32."),
+    ] = None,
     readable: Annotated[
         list[Path] | None,
         typer.Option("--readable", metavar="DIR", help="A folder that the mixer's file imports from."),
@@ -63,47 +65,41 @@ def command(
     Examples: archer verify my_rule.py
               archer verify my_mixer.py:MyMixer --argument heads=4 --width 64
     """
-    verification = _verify(
-        target, parent, project, trust, allow_many, argument or [], width, readable or [], require or []
-    )
-    if as_json:
-        print_json(verification.to_dict())
-    else:
-        results().print(_table(verification))
-        results().print(_summary(verification), markup=False)
-    if verification.trusted:
-        print_note(
-            "the language wall was lifted; only the process wall stood between this code and the machine"
-        )
-    if not verification.passed:
-        raise typer.Exit(1)
-
-
-def _verify(
-    target: str, parent: str | None, project: Path, trust: bool, allow_many: bool, arguments: list[str],
-    width: int, readable: list[Path], require: list[str],
-) -> Verification:  # fmt: skip
-    from archer.verify.contained import verify_contained, verify_mixer_contained
-    from archer.verify.language import load_source
-
     path, _, class_name = target.rpartition(":")
     if path and class_name.isidentifier():
         if parent is not None or allow_many:
             raise UserError("--parent and --allow-many are for rule files; a mixer has no parent")
-        source = load_source(path)
-        return verify_mixer_contained(
-            source,
-            class_name,
-            constructor_arguments(arguments),
-            width=width,
-            require=require,
-            readable=readable,
-        )
-    if arguments or readable:
-        raise UserError(
-            f"--argument and --readable are for mixers; write '{target}:ClassName' to check a class"
-        )
-    source, name = load_source(target), Path(target).stem
+        found = _verify_mixer(path, class_name, argument or [], width or 32, readable or [], require or [])
+    else:
+        if argument or readable or width is not None:
+            raise UserError(
+                f"--argument, --width and --readable are for mixers; to check a class write '{target}:NAME'"
+            )
+        found = _verify_rule(target, project, parent, allow_many, trust, require or [])
+    _show(found, as_json)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _verify_mixer(
+    path: str, class_name: str, arguments: list[str], width: int, readable: list[Path], require: list[str]
+) -> Verification:
+    from archer.verify.contained import verify_mixer_contained
+    from archer.verify.language import load_source
+
+    return verify_mixer_contained(
+        load_source(path), class_name, constructor_arguments(arguments), width=width, require=require,
+        readable=readable,
+    )  # fmt: skip
+
+
+def _verify_rule(
+    path: str, project: Path, parent: str | None, allow_many: bool, trust: bool, require: list[str]
+) -> Verification:
+    from archer.verify.contained import verify_contained
+    from archer.verify.language import load_source
+
+    source, name = load_source(path), Path(path).stem
     return verify_contained(
         source, name, parent=parent, known=_others(name, project, parent), allow_many=allow_many, trust=trust,
         require=require,
@@ -121,23 +117,38 @@ def _others(name: str, project: Path, parent: str | None) -> dict[str, str]:
     return known
 
 
+def _show(verification: Verification, as_json: bool) -> None:
+    if as_json:
+        print_json(verification.to_dict())
+    else:
+        results().print(_table(verification))
+        results().print(_summary(verification), markup=False)
+    if verification.trusted:
+        print_note(
+            "the language wall was lifted; only the process wall stood between this code and the machine"
+        )
+
+
 def _table(verification: Verification) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for heading, justify in (("Check", "left"), ("", "left"), ("Seconds", "right"), ("Finding", "left")):
+    for heading, justify in (("Check", "left"), ("", "left"), ("Time", "right"), ("Finding", "left")):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for check in verification.checks:
         mark = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
-        case = f"\nsmallest case: {check.case}" if check.case and not check.passed else ""
-        table.add_row(check.name, mark, f"{check.seconds:.2f}", Text(check.message + case))
+        told = check.passed or not check.case or check.case in check.message
+        case = "" if told else f"\nsmallest case: {check.case}"
+        table.add_row(check.name, mark, duration(check.seconds, ABSENT), Text(check.message + case))
     return table
 
 
 def _summary(verification: Verification) -> str:
     word = "passed" if verification.passed else "rejected"
-    lines = [f"\n{verification.name}: {word} ({sum(c.seconds for c in verification.checks):.1f} s)"]
+    lines = [
+        f"\n{verification.name}: {word} ({duration(sum(c.seconds for c in verification.checks), ABSENT)})"
+    ]
     if verification.duplicate_of:
         lines.append(f"duplicate of: {verification.duplicate_of}")
     lines.append(f"walls: {', '.join(verification.walls) or 'none'}")

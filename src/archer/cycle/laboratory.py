@@ -272,27 +272,37 @@ class Laboratory:
 
     # Reporting
 
-    def facts(self, cycle: CycleRecord, **more: Any) -> Any:
+    def facts(self, cycle: CycleRecord, language: str = "en", **more: Any) -> Any:
         """The facts of a cycle's report. A bench has no verdict that would hold the noise."""
         from archer.mad import TASKS
         from archer.report import gather
+        from archer.report.writing import note_paths
 
         if cycle.proposal is None:
             counts = Counter(setting.task for setting in self.preset.settings)
             noise = self.noise()
             floors = {task: noise[task].score_sd(count) for task, count in counts.items() if task in noise}
             more = {"noise_floor": floors, **more}
+        more = {"files": self._rule_files(cycle), **more}
+        paths = note_paths(self.project.reports / cycle.id, language=language)
+        cycle = replace(cycle, report_paths=tuple(map(str, paths)))
         facts = gather(self.ledger, cycle, self.history, self.known_rules(), **more)
         settings = {setting.task: setting for setting in self.preset.settings}
         return replace(
             facts, chance={task: TASKS[task].chance(setting) for task, setting in settings.items()}
         )
 
+    def _rule_files(self, cycle: CycleRecord) -> list[str]:
+        """The file of the rule that a cycle proposed, if it was written."""
+        proposals = self.ledger.proposals(id=cycle.proposal) if cycle.proposal else ()
+        paths = [self.project.rules / f"{proposal.rule}.py" for proposal in proposals]
+        return [str(path) for path in paths if path.exists()]
+
     def report(self, cycle: CycleRecord, language: str = "en", **more: Any) -> tuple[Path, Path]:
         """Writes a cycle's report and gives the paths of the Markdown and the HTML file."""
         from archer.report import build, write
 
-        return write(build(self.facts(cycle, **more), language), self.project.reports / cycle.id)
+        return write(build(self.facts(cycle, language, **more), language), self.project.reports / cycle.id)
 
 
 def accepted_in(folder: str | Path) -> dict[str, str]:
