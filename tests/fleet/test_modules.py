@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.fleet.test_compile import forget_what_is_compiled
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs
 from torch import Tensor, nn
 
+from archer.cycle.plan import named_subject
 from archer.errors import UserError
 from archer.fleet.fleet import Fleet
 from archer.fleet.modules import AloneMixer
@@ -121,6 +126,95 @@ def test_a_module_that_vmap_cannot_take_is_trained_alone_and_that_is_said(text: 
         (alone,) = train([run], load=load)
         assert results(alone) == results(found[run.key])
         assert alone.curve == found[run.key].curve
+
+
+AS_IMPORTED = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Sizes:
+    width: int
+
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(Sizes(width).width, width)
+
+    def forward(self, x):
+        return self.linear(x.cumsum(1))
+"""
+
+
+def test_a_module_file_is_executed_as_python_imports_it() -> None:
+    """Dataclasses look for their module among those that are loaded."""
+    text = textwrap.dedent(AS_IMPORTED).replace("from __future__ import annotations\n", "")
+    runs = [
+        replace(
+            run, subject=replace(run.subject, source="from __future__ import annotations\n" + HEAD + text)
+        )
+        for run in runs_of(AS_IMPORTED)
+    ]
+    assert {outcome.status for outcome in trained(runs)[0].values()} == {"finished"}
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """Compiled regions on a processor that are traced and not translated to machine code, which would take
+    minutes; another backend may be set."""
+    plain = torch.compile
+
+    def set_backend(backend: Any) -> None:
+        monkeypatch.setattr(torch, "compile", partial(plain, backend=backend))
+
+    set_backend("eager")
+    forget_what_is_compiled()
+    yield set_backend
+    forget_what_is_compiled()
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, about its own tracing
+@pytest.mark.parametrize("name", ["gla", "mamba", "attention", "file"])
+def test_modules_are_compiled_and_end_as_they_end_uncompiled(name: str, traced_only: object) -> None:
+    if name == "file":
+        runs = runs_of(FITS, epochs=2)
+    else:
+        runs = [replace(run, subject=named_subject(name)) for run in tiny_runs(2, epochs=2)]
+    found, heard = trained(runs, compiled=True)
+    assert {event["event"] for event in heard} == {"fleet", "epoch"}
+    plain, _ = trained(runs)
+    for run in runs:
+        losses = [[point.test_loss for point in one[run.key].curve] for one in (found, plain)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule", [False, True])
+def test_what_cannot_be_compiled_is_trained_uncompiled_and_that_is_said(
+    rule: bool, traced_only: Callable[[Any], None]
+) -> None:
+    """A compiler that fails, as where Triton is missing or a card too old for it."""
+
+    def fails(graph: object, example: object) -> None:
+        raise RuntimeError("no compiler for this card")
+
+    traced_only(fails)
+    runs = tiny_runs(3) if rule else runs_of(FITS, 3)
+    found, heard = trained(runs, compiled=True)
+    (said,) = [event for event in heard if event["event"] == "uncompiled"]
+    assert said["subject"] == runs[0].subject.name
+    assert "no compiler for this card" in said["message"]
+    plain, _ = trained(runs)
+    assert sorted(map(results, found.values())) == sorted(map(results, plain.values()))
+
+
+def test_another_error_of_what_is_compiled_is_no_reason_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> None:
+        raise ValueError("another error")
+
+    monkeypatch.setattr("archer.fleet.train.compiler", lambda exact: lambda function, name: fails)
+    with pytest.raises(ValueError, match="another error"):
+        trained(tiny_runs(2), compiled=True)
 
 
 def test_an_alone_module_computes_what_the_module_computes() -> None:

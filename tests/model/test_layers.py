@@ -91,3 +91,9 @@ def test_positions_are_sines_and_cosines_with_geometric_wavelengths(width: int) 
             angle = torch.tensor(position / 10000.0 ** (wave / (half - 1)))
             torch.testing.assert_close(features[position, wave], angle.sin(), atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(features[position, half + wave], angle.cos(), atol=1e-5, rtol=1e-5)
+
+
+def test_position_features_are_compiled_in_one_piece() -> None:
+    """Nothing in them has to be looked at while a step is traced."""
+    compiled = torch.compile(sinusoid_positions, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(20, 16), sinusoid_positions(20, 16))

@@ -3,6 +3,7 @@ and kept on disk between processes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -29,6 +30,15 @@ def compiler(exact: bool = False) -> Region:
     if exact:
         return lambda function, name: _exactly_compiled(function)
     return _part
+
+
+def why_not_compiled(error: Exception) -> str:
+    """In a line, what PyTorch's compiler could not do; "" for any other error."""
+    compilers = sys.modules.get("torch._dynamo.exc")
+    if compilers is None or not isinstance(error, compilers.TorchDynamoException):
+        return ""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
 
 
 def _keep_custom_gradients() -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from archer.fleet.capture import Look, Step, captured_look, captured_step
+from archer.fleet.compile import why_not_compiled
 from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
 from archer.fleet.modules import AloneMixer
 from archer.fleet.run import Evaluation, Outcome, Run, select
@@ -102,14 +103,15 @@ class Fleet:
     def run_epoch(self) -> None:
         """One pass of every member over its training set.
 
-        Raises OutOfMemoryError with the state as before.
+        Raises OutOfMemoryError, and what `why_not_compiled` knows, with the state as before.
         """
         began, before = time.perf_counter(), self.weights.snapshot()
         try:
             with self._drawing():
                 losses = self._train_steps()
-        except torch.OutOfMemoryError:
-            self.weights.restore(before)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or why_not_compiled(error):
+                self.weights.restore(before)
             raise
         mean_losses = losses.tolist()  # the one wait for the device in an epoch
         share = (time.perf_counter() - began) / self.size

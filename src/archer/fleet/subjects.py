@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import sys
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -43,15 +46,7 @@ def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
         rule = load_rule(subject.source, subject.name, finder(dict(subject.sources)))
         return RuleMixer(rule, recipe.width, recipe.heads, recipe.chunk_size)
     path, _, class_name = subject.module.rpartition(":")
-    filename = f"<module {path} {subject.hash}>"
-    linecache.cache[filename] = (
-        len(subject.source),
-        None,
-        subject.source.splitlines(keepends=True),
-        filename,
-    )
-    namespace = {"__name__": f"archer_module_{subject.hash}"}
-    exec(compile(subject.source, filename, "exec"), namespace)
+    namespace = _executed(subject, path)
     cls = namespace.get(class_name)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         classes = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
@@ -59,3 +54,15 @@ def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
             f"{path}: no torch.nn.Module named {class_name!r}; it has {', '.join(classes) or 'none'}"
         )
     return ModuleMixer(subject.name, lambda: cls(recipe.width, **dict(subject.arguments)))
+
+
+def _executed(subject: Subject, path: str) -> dict[str, Any]:
+    """The names of a module file that was executed, as Python imports it: torch.compile and dataclasses look
+    it up among the modules by name, and tracebacks and `inspect` its lines by file name."""
+    filename = f"<module {path} {subject.hash}>"
+    lines = subject.source.splitlines(keepends=True)
+    linecache.cache[filename] = (len(subject.source), None, lines, filename)
+    module = ModuleType(f"archer_module_{subject.hash}")
+    sys.modules[module.__name__] = module
+    exec(compile(subject.source, filename, "exec"), module.__dict__)
+    return module.__dict__

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from archer.fleet.compile import compiler
+from archer.fleet.compile import compiler, why_not_compiled
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
 from archer.fleet.groups import grouped
@@ -121,10 +121,10 @@ class _Packing:
             self.report({"event": "alone", "subject": self.alone.name, "message": self.alone.why})
         self._announce(fleet)
         while fleet.size:
-            if not _advanced(fleet):
+            if trouble := _advance(fleet):
                 state = fleet.state()
                 del fleet  # what it holds of the device goes before anything new comes
-                fleet = self._smaller(state)
+                fleet = self._smaller(state) if trouble == FULL else self._uncompiled(state, trouble)
                 continue
             self._tell(fleet)
             finished = [*self._race(fleet), *fleet.leave(fleet.is_over)]
@@ -236,6 +236,12 @@ class _Packing:
         self.report({"event": "smaller", "members": self.room})
         return restored(self.model, self.runs, kept, self.load, self.device, self.region)
 
+    def _uncompiled(self, state: State, why: str) -> Fleet:
+        """A fleet in this state that goes on as PyTorch executes it, slower, since it cannot be compiled."""
+        self.region = None
+        self.report({"event": "uncompiled", "subject": self.runs[0].subject.name, "message": why})
+        return restored(self.model, self.runs, state, self.load, self.device)
+
     def _is_time_up(self) -> bool:
         return _is_over(self.options, self.began)
 
@@ -273,17 +279,25 @@ class _Packing:
         )  # fmt: skip
 
 
-def _advanced(fleet: Fleet) -> bool:
-    """Trains for an epoch and evaluates who is due. False where memory did not suffice: a fleet in its state,
-    of which some may have been trained and not evaluated yet, goes on from there with the same results."""
+FULL = "the memory did not suffice"
+
+
+def _advance(fleet: Fleet) -> str:
+    """Trains for an epoch and evaluates who is due; says what came between, FULL or why it could not be
+    compiled, or "". A fleet in the state that is left, some of it trained and not evaluated yet, goes on from
+    there with the same results."""
     try:
         if not fleet.due():
             fleet.run_epoch()
         if fleet.due():
             fleet.evaluate()
     except torch.OutOfMemoryError:
-        return False
-    return True
+        return FULL
+    except Exception as error:
+        if fleet.region and (why := why_not_compiled(error)):
+            return why
+        raise
+    return ""
 
 
 def _of(state: State, keys: Set[str]) -> State | None:

@@ -86,15 +86,17 @@ def embed(table: Tensor, tokens: Tensor) -> Tensor:
     return _Embedding.apply(table, tokens)  # type: ignore[return-value]
 
 
+LOG_PERIOD = torch.log(torch.tensor(10000.0)).item()
+"""Of the longest wavelength over 2π, to the digits of float32."""
+
+
 def sinusoid_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Sine and cosine position features [T, D] with geometric wavelengths.
 
     Source: Vaswani 2017, arXiv:1706.03762.
     """
     half = width // 2
-    rates = torch.exp(
-        torch.arange(half, device=device) * (-torch.log(torch.tensor(10000.0)).item() / (half - 1))
-    )
+    rates = torch.exp(torch.arange(half, device=device) * (-LOG_PERIOD / (half - 1)))
     angles = torch.arange(length, device=device)[:, None] * rates[None]
     features = torch.cat([angles.sin(), angles.cos()], dim=1)
     return torch.nn.functional.pad(features, (0, width - 2 * half))
