@@ -13,7 +13,15 @@ import pytest
 from archer.ledger.records import TASKS, Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.research.researcher import Context, Measurement, NothingLeftError, Rejection, Researcher, Setting
 from archer.research.space import Space, composition_key
-from archer.research.structured import Outlook, StructuredResearcher, aims, fit_tasks, predict, untried
+from archer.research.structured import (
+    Outlook,
+    StructuredResearcher,
+    aims,
+    fit_tasks,
+    predict,
+    promise,
+    untried,
+)
 from archer.research.surrogate import stretch, unstretch
 from archer.rules import get_rule, load_rule
 
@@ -149,6 +157,23 @@ def test_where_the_reference_leaves_no_room_it_is_enough_to_lose_nothing():
     assert level[1] > math.log(0.99)
     assert level[0] < math.log(0.2)
     assert (aims(Context({}, preset="quick")) > 0).all()
+
+
+def test_what_is_worth_trying_has_a_chance_on_all_six_tasks_not_on_one():
+    """The goal is one rule better on all: what is sure of one task and hopeless on five is worth less."""
+    mean = np.array([[3.0, -1.0, -1.0, -1.0, -1.0, -1.0], [0.1] * 6])
+    one, all_six = promise(Outlook(mean, np.full((2, 6), 0.5), np.full(6, 0.1)), seed=0, number=0)
+    assert all_six > one + 5
+
+
+def test_a_score_to_compare_with_is_of_this_preset_or_of_history():
+    other, own = Measurement("r", "Memorize", "full", 0.9), Measurement("r", "Memorize", "quick", 0.4)
+    past = Measurement("r", "Memorize", "fifteen_trials", 0.5)
+    assert Context({}, measured=(other, own), preset="quick").score("r", "Memorize") == own
+    assert Context({}, measured=(other,), preset="quick").score("r", "Memorize") is None
+    assert Context({}, measured=(other,), history=(past,), preset="quick").score("r", "Memorize") == past
+    unscored = replace(own, score=None)
+    assert Context({}, measured=(unscored,), history=(past,), preset="quick").score("r", "Memorize") == past
 
 
 def test_state_changes_are_not_proposed_where_they_cannot_show(history_context):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.verify.faults import BEGIN, DOCUMENT, END, FAULTS, Fault
 
-from archer.rules import RuleError, get_rule, rule_names
+from archer.rules import RuleError, get_rule, load_rule, rule_names
 from archer.verify import verify_rule
 from archer.verify.candidate import Probe, RuleCandidate
 from archer.verify.checks import (
@@ -21,6 +21,7 @@ from archer.verify.checks import (
     stability,
 )
 from archer.verify.checks.finding import Check
+from archer.verify.checks.novelty import new
 from archer.verify.language import Refused, check_language
 
 TRUE_ALARMS = {"rope_in_loop": {"stability"}}
@@ -63,6 +64,47 @@ def test_each_check_that_is_named_for_a_fault_catches_it(fault: Fault):
         result = CHECKS[name].run(candidate)
         assert not result.passed, name
         assert result.message
+
+
+AT_ONE_ROW = '''"""One row of every chunk sees the next."""
+import torch
+parent = "delta_net"
+
+def read(o):
+    row = torch.arange(o.shape[-2]).unsqueeze(-1)
+    return o + torch.roll(o, -1, dims=-2) * (row == {row})
+'''
+
+
+@pytest.mark.parametrize("row", [11, 14, 18, 21, 28])
+def test_a_leak_into_one_row_of_a_chunk_is_found(row: int):
+    rule = load_rule(AT_ONE_ROW.replace("{row}", str(row)), "leak", get_rule)
+    result = causality.causality.run(RuleCandidate(rule))
+    assert not result.passed
+    assert "sees the future" in result.message
+
+
+class OtherEnd(RuleCandidate):
+    """What continues from a state ends with another one; its outputs are right."""
+
+    def run(self, inputs, parameters, state=None, train=True):  # type: ignore[override]
+        output, end = super().run(inputs, parameters, state, train)
+        return output, end if state is None else {**end, "S": end["S"] + 0.01}
+
+
+def test_the_state_at_the_end_is_compared_and_not_the_outputs_alone():
+    result = carrying.carried_state.run(OtherEnd(get_rule("delta_net")))
+    assert not result.passed
+    assert "the state S differs from one pass" in result.message
+
+
+def test_a_copy_under_another_name_is_not_new():
+    original = get_rule("gelu_error")
+    copy = load_rule(original.source, "mine", get_rule)
+    found: list[str] = []
+    assert not new.run(copy, {"gelu_error": original}, found).passed
+    assert found == ["gelu_error"]
+    assert new.run(original, {"gelu_error": original, "delta_net": get_rule("delta_net")}, []).passed
 
 
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)

@@ -14,6 +14,8 @@ TOLERANCE = 1e-9
 LONG = 2_304
 SHORT = (2, 7, 33, 64, 97)
 """Lengths that are cut inside chunks and at their edges; odd and even."""
+CUT_EVERYWHERE = 64
+"""Up to this length at every position: a leak may be into a single row of a first or of a later chunk."""
 LONG_CUTS = (1_000, 2_049, 2_096, 2_111)
 PREFIXES = ((67, (1, 5, 31, 32, 33, 48, 64, 66)), (LONG, (2_048, 2_200)))
 
@@ -78,7 +80,9 @@ def _cuts(length: int) -> list[int]:
     """Every position of a short sequence; of a longer one those around the chunks' edges and some more."""
     near_edge = (0, 1, 31)
     return [
-        t for t in range(1, length) if length < 10 or t % 32 in near_edge or t % 7 == 3 or t == length - 1
+        t
+        for t in range(1, length)
+        if length <= CUT_EVERYWHERE or t % 32 in near_edge or t % 7 == 3 or t == length - 1
     ]
 
 
