@@ -140,6 +140,9 @@ def test_a_winner_needs_fresh_seeds() -> None:
     runs = make_runs("ab", lambda rule, *_: 0.9 if rule == "a" else 0.1, seeds=(0, 1))
     found = confirm(runs, "a", "b", preset="full", seen_seeds=(0, 1), noise=QUIET)
     assert (found.status, found.seeds) == ("needs fresh seeds", (2, 3, 4))
+    runs += make_runs("ab", lambda rule, *_: 0.9 if rule == "a" else 0.1, seeds=(2, 3))
+    found = confirm(runs, "a", "b", preset="full", seen_seeds=(0, 1), noise=QUIET)
+    assert (found.status, found.seeds) == ("needs fresh seeds", (2, 3, 4))  # two of three are too few
 
 
 @pytest.mark.parametrize(("fresh_level", "status"), [(0.9, "confirmed"), (0.1, "not confirmed")])
