@@ -10,6 +10,7 @@ from tests.fleet.tiny import load, tiny_runs
 from torch._dynamo.utils import counters
 
 from archer.fleet import compile as compiling
+from archer.fleet.compile import forget_what_is_compiled
 from archer.fleet.fleet import Fleet
 from archer.fleet.train import build_model
 
@@ -66,9 +67,3 @@ def test_what_is_exact_is_compiled_for_two_members_whoever_comes_first(
     assert all(seen == [2, 3, 3] for seen in rows.values()), rows
     assert torch.equal(losses[0], losses[2])
     forget_what_is_compiled()
-
-
-def forget_what_is_compiled() -> None:
-    compiling._compiled.cache_clear()
-    compiling._exactly_compiled.cache_clear()
-    torch._dynamo.reset()

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fleet.test_compile import forget_what_is_compiled
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs
 from torch import Tensor, nn
 
 from archer.cycle.plan import named_subject
 from archer.errors import UserError
+from archer.fleet.compile import forget_what_is_compiled
 from archer.fleet.fleet import Fleet
 from archer.fleet.modules import AloneMixer
 from archer.fleet.run import Outcome, Run, Subject
+from archer.fleet.state import Weights
 from archer.fleet.train import Options, build_model, train
+from archer.rules import algebra
 
 HEAD = "import torch\nfrom torch import nn\n"
 
@@ -201,11 +203,61 @@ def test_what_cannot_be_compiled_is_trained_uncompiled_and_that_is_said(
     traced_only(fails)
     runs = tiny_runs(3) if rule else runs_of(FITS, 3)
     found, heard = trained(runs, compiled=True)
-    (said,) = [event for event in heard if event["event"] == "uncompiled"]
-    assert said["subject"] == runs[0].subject.name
+    (said,) = [event for event in heard if event["event"] == "plainer"]
+    assert (said["subject"], said["without"]) == (runs[0].subject.name, "compiler")
     assert "no compiler for this card" in said["message"]
     plain, _ = trained(runs)
     assert sorted(map(results, found.values())) == sorted(map(results, plain.values()))
+
+
+@pytest.fixture
+def too_large() -> Iterator[Exception]:
+    """What Triton says of a kernel that needs more shared memory than the card has."""
+    errors = pytest.importorskip("triton.runtime.errors")
+    yield errors.OutOfResources(385024, 232448, "shared memory")
+    algebra._Kernels.refused = False
+
+
+@pytest.mark.parametrize("measuring", [False, True])
+def test_without_the_kernels_that_a_card_cannot_take_it_ends_the_same(
+    measuring: bool, too_large: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found while a run's memory is measured, or in the first step."""
+
+    def region(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if not algebra._Kernels.refused:
+                raise too_large
+            return function(*given)
+
+        return call
+
+    def measured(*given: object) -> int:
+        if not algebra._Kernels.refused:
+            raise too_large
+        return 9
+
+    monkeypatch.setattr("archer.fleet.train.compiler", lambda exact: region)
+    if measuring:
+        monkeypatch.setattr("archer.fleet.train.capacity", measured)
+    runs = tiny_runs(3)
+    found, heard = trained(runs, compiled=True)
+    (said,) = [event for event in heard if event["event"] == "plainer"]
+    assert said["without"] == "kernels"
+    assert "shared memory" in said["message"]
+    assert sorted(map(results, found.values())) == sorted(map(results, train(runs, load=load)))
+    algebra.enable_kernels()
+    assert algebra._Kernels.module is None
+
+
+def test_what_no_way_of_training_can_do_ends(too_large: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Weights, loss: Tensor) -> Tensor:
+        raise too_large
+
+    monkeypatch.setattr(Weights, "gradient", fails)
+    monkeypatch.setattr("archer.fleet.train.compiler", lambda exact: lambda function, name: function)
+    with pytest.raises(RuntimeError, match="shared memory"):
+        trained(tiny_runs(2), compiled=True)
 
 
 def test_another_error_of_what_is_compiled_is_no_reason_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

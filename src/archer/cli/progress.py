@@ -98,9 +98,10 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         elif event["event"] == "alone" and event["subject"] not in self.said:
             self.said.add(event["subject"])
             self.note(f"no fleet takes {event['subject']}; its runs are trained alone: {event['message']}")
-        elif event["event"] == "uncompiled" and event["message"] not in self.said:
+        elif event["event"] == "plainer" and event["message"] not in self.said:
             self.said.add(event["message"])
-            self.note(f"PyTorch cannot compile {event['subject']}; it is trained, slower: {event['message']}")
+            lost = "Archer's kernels" if event["without"] == "kernels" else "compiling"
+            self.note(f"{event['subject']} is trained without {lost}, slower: {event['message']}")
         elif event["event"] == "smaller":
             self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -32,13 +33,34 @@ def compiler(exact: bool = False) -> Region:
     return _part
 
 
-def why_not_compiled(error: Exception) -> str:
-    """In a line, what PyTorch's compiler could not do; "" for any other error."""
-    compilers = sys.modules.get("torch._dynamo.exc")
-    if compilers is None or not isinstance(error, compilers.TorchDynamoException):
-        return ""
+@dataclass(frozen=True)
+class Trouble:
+    """What a fleet can go on after. kind: "memory" did not suffice, the card cannot take our "kernels",
+    PyTorch's "compiler" cannot do something. why: in a line."""
+
+    kind: str
+    why: str
+
+
+def trouble_of(error: Exception) -> Trouble | None:
+    """What kind of trouble an error is; None where it is none of these."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or type(error).__name__
+    why = " ".join(lines[:2])[:300] or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        return Trouble("memory", why)
+    if type(error).__module__.partition(".")[0] == "triton":
+        return Trouble("kernels", why)
+    compilers = sys.modules.get("torch._dynamo.exc")
+    if compilers is not None and isinstance(error, compilers.TorchDynamoException):
+        return Trouble("compiler", why)
+    return None
+
+
+def forget_what_is_compiled() -> None:
+    """Everything is compiled anew from here on: what it was compiled of has changed."""
+    torch._dynamo.reset()
+    _compiled.cache_clear()
+    _exactly_compiled.cache_clear()
 
 
 def _keep_custom_gradients() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from archer.fleet.capture import Look, Step, captured_look, captured_step
-from archer.fleet.compile import why_not_compiled
+from archer.fleet.compile import trouble_of
 from archer.fleet.data import IGNORED, Load, Split, load_split, shuffled
 from archer.fleet.modules import AloneMixer
 from archer.fleet.run import Evaluation, Outcome, Run, select
@@ -103,14 +103,14 @@ class Fleet:
     def run_epoch(self) -> None:
         """One pass of every member over its training set.
 
-        Raises OutOfMemoryError, and what `why_not_compiled` knows, with the state as before.
+        Raises what `trouble_of` knows with the state as before.
         """
         began, before = time.perf_counter(), self.weights.snapshot()
         try:
             with self._drawing():
                 losses = self._train_steps()
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or why_not_compiled(error):
+            if trouble_of(error):
                 self.weights.restore(before)
             raise
         mean_losses = losses.tolist()  # the one wait for the device in an epoch

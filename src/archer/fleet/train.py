@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from archer.fleet.compile import compiler, why_not_compiled
+from archer.fleet.compile import Trouble, compiler, forget_what_is_compiled, trouble_of
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet, load_splits, restored
 from archer.fleet.groups import grouped
@@ -30,6 +30,7 @@ from archer.fleet.state import Weights
 from archer.fleet.subjects import build_mixer
 from archer.mad.store import load as load_examples
 from archer.model.backbone import Model, Region
+from archer.rules.algebra import refuse_kernels
 
 Event = dict[str, Any]
 State = dict[str, Any]
@@ -105,6 +106,7 @@ class _Packing:
         self.runs = together(runs) if options.race else runs
         self.track: Track | None = None
         self.paused = False
+        self.refused = False
         self.saved_at = time.monotonic()
 
     def train(self) -> Iterator[Outcome]:
@@ -124,7 +126,7 @@ class _Packing:
             if trouble := _advance(fleet):
                 state = fleet.state()
                 del fleet  # what it holds of the device goes before anything new comes
-                fleet = self._smaller(state) if trouble == FULL else self._uncompiled(state, trouble)
+                fleet = self._smaller(state) if trouble.kind == "memory" else self._plainer(state, trouble)
                 continue
             self._tell(fleet)
             finished = [*self._race(fleet), *fleet.leave(fleet.is_over)]
@@ -151,9 +153,7 @@ class _Packing:
 
     def _begin(self, state: State | None) -> tuple[Fleet, deque[Run]]:
         """From the checkpoint, where there is one; then as many new runs as fit."""
-        self.room = 1 if self.alone else self.options.largest or capacity(
-            self.model, self.runs[0], self.device, self.load, self.options.memory_share
-        )  # fmt: skip
+        self.room = 1 if self.alone else self.options.largest or self._capacity()
         state = _of(state, {run.key for run in self.runs}) if state else None
         if state:
             now, self.parked = _split(state, self.room)
@@ -163,6 +163,17 @@ class _Packing:
         count = self._starters(self.runs, self.room)
         fleet = Fleet.start(self.model, self.runs[:count], self.load, self.device, self.region)
         return fleet, deque(self.runs[count:])
+
+    def _capacity(self) -> int:
+        measured = (self.model, self.runs[0], self.device, self.load, self.options.memory_share)
+        try:
+            return capacity(*measured)
+        except Exception as error:
+            trouble = trouble_of(error)
+            if trouble is None or trouble.kind != "kernels":
+                raise
+            self._do_without(trouble)
+        return capacity(*measured)
 
     def _starters(self, waiting: Sequence[Run], free: int) -> int:
         """How many of the waiting runs start, where so many places are free."""
@@ -236,11 +247,29 @@ class _Packing:
         self.report({"event": "smaller", "members": self.room})
         return restored(self.model, self.runs, kept, self.load, self.device, self.region)
 
-    def _uncompiled(self, state: State, why: str) -> Fleet:
-        """A fleet in this state that goes on as PyTorch executes it, slower, since it cannot be compiled."""
-        self.region = None
-        self.report({"event": "uncompiled", "subject": self.runs[0].subject.name, "message": why})
-        return restored(self.model, self.runs, state, self.load, self.device)
+    def _plainer(self, state: State, trouble: Trouble) -> Fleet:
+        """A fleet in this state that goes on, slower, without what came between."""
+        self._do_without(trouble)
+        return restored(self.model, self.runs, state, self.load, self.device, self.region)
+
+    def _do_without(self, trouble: Trouble) -> None:
+        """Without our kernels, in this whole process; else, or where that did not help, uncompiled.
+
+        Raises RuntimeError where neither is left.
+        """
+        kernels = trouble.kind == "kernels" and not self.refused
+        if kernels:
+            self.refused = True
+            refuse_kernels()
+            forget_what_is_compiled()
+        elif self.region:
+            self.region = None
+        else:
+            raise RuntimeError(trouble.why)
+        self.report(
+            {"event": "plainer", "subject": self.runs[0].subject.name, "message": trouble.why,
+             "without": "kernels" if kernels else "compiler"}
+        )  # fmt: skip
 
     def _is_time_up(self) -> bool:
         return _is_over(self.options, self.began)
@@ -279,25 +308,22 @@ class _Packing:
         )  # fmt: skip
 
 
-FULL = "the memory did not suffice"
+def _advance(fleet: Fleet) -> Trouble | None:
+    """Trains for an epoch and evaluates who is due; says what came between.
 
-
-def _advance(fleet: Fleet) -> str:
-    """Trains for an epoch and evaluates who is due; says what came between, FULL or why it could not be
-    compiled, or "". A fleet in the state that is left, some of it trained and not evaluated yet, goes on from
-    there with the same results."""
+    A fleet in the state that is left, some of it trained and not evaluated yet, goes on with the same results.
+    """
     try:
         if not fleet.due():
             fleet.run_epoch()
         if fleet.due():
             fleet.evaluate()
-    except torch.OutOfMemoryError:
-        return FULL
     except Exception as error:
-        if fleet.region and (why := why_not_compiled(error)):
-            return why
-        raise
-    return ""
+        trouble = trouble_of(error)
+        if trouble is None or (trouble.kind == "compiler" and not fleet.region):
+            raise
+        return trouble
+    return None
 
 
 def _of(state: State, keys: Set[str]) -> State | None:

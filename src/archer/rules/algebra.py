@@ -68,18 +68,28 @@ def invert_unit_lower(strictly_lower: Tensor) -> Tensor:
 
 
 class _Kernels:
-    """The module `archer.rules.kernels`, once somebody with a GPU has asked for it (it imports Triton)."""
+    """The module `archer.rules.kernels`, once somebody with a GPU has asked for it (it imports Triton).
+
+    refused: the card cannot take them.
+    """
 
     module: ModuleType | None = None
+    refused = False
 
 
 def enable_kernels() -> None:
     """From now on GPU tensors go through the Triton kernels, where sizes fit.
 
-    Without Triton nothing changes.
+    Without Triton nothing changes, nor where they were refused.
     """
-    if _Kernels.module is None and find_spec("triton") is not None:
+    if _Kernels.module is None and not _Kernels.refused and find_spec("triton") is not None:
         _Kernels.module = import_module("archer.rules.kernels")
+
+
+def refuse_kernels() -> None:
+    """From now on this process does without them, which its card cannot take: some sizes in float32 need more
+    shared memory than it has."""
+    _Kernels.module, _Kernels.refused = None, True
 
 
 def kernels_for(k: Tensor, *sizes: int) -> Any:
