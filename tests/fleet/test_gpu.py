@@ -19,6 +19,7 @@ import torch
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, training_process
 
+from archer.cycle.plan import named_subject
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
 from archer.fleet.fleet import Fleet
@@ -30,7 +31,7 @@ from archer.fleet.train import Options, build_model, train
 from archer.fleet.wire import outcome_from_json
 from archer.mad import Setting
 from archer.model.backbone import Region
-from archer.rules import get_rule
+from archer.rules import algebra, get_rule
 
 pytestmark = [
     pytest.mark.gpu,
@@ -190,6 +191,33 @@ def test_out_of_memory_makes_the_fleet_smaller(share: float) -> None:
     for outcome in found:
         losses = torch.tensor([[p.train_loss, p.validation_loss, p.test_loss] for p in outcome.curve])
         assert torch.equal(losses, wanted[outcome.key])
+
+
+@pytest.mark.parametrize("name", ["gla", "attention"])
+def test_modules_train_compiled_and_end_as_uncompiled(name: str) -> None:
+    runs = [replace(run, subject=named_subject(name)) for run in gpu_runs(3, epochs=2)]
+    events: list[dict[str, Any]] = []
+    options = Options(device="cuda:0", compiled=True)
+    compiled = {o.key: o for o in train(runs, options, load=load, report=events.append)}
+    assert {event["event"] for event in events} == {"fleet", "epoch"}
+    plain = curves(runs, compiled=False)
+    for run in runs:
+        curve = compiled[run.key].curve
+        losses = torch.tensor([[p.train_loss, p.validation_loss, p.test_loss] for p in curve])
+        assert torch.allclose(losses, plain[run.key], atol=1e-3, rtol=1e-3)
+
+
+def test_heads_that_no_card_has_the_shared_memory_for_train_without_the_kernels() -> None:
+    """In float32 the gradient of a state of 128 by 128 needs 376 kB; half precision fits."""
+    for precision, expected in (("bf16", set()), ("fp32", {"kernels"})):
+        runs = gpu_runs(2, epochs=1, width=128, heads=1, precision=precision)
+        events: list[dict[str, Any]] = []
+        try:
+            found = list(train(runs, Options(device="cuda:0"), load=load, report=events.append))
+        finally:
+            algebra._Kernels.refused = False
+        assert {outcome.status for outcome in found} == {"finished"}
+        assert {event["without"] for event in events if event["event"] == "plainer"} == expected
 
 
 def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> list[Outcome]:

@@ -311,7 +311,7 @@ class _Packing:
 def _advance(fleet: Fleet) -> Trouble | None:
     """Trains for an epoch and evaluates who is due; says what came between.
 
-    A fleet in the state that is left, some of it trained and not evaluated yet, goes on with the same results.
+    A fleet in the state that is left, some of it trained and not evaluated yet, goes on to the same results.
     """
     try:
         if not fleet.due():
