@@ -157,6 +157,11 @@ def test_what_a_process_said_that_did_not_end_well_is_no_result(status: int, rea
     assert ([check.name for check in found.checks], found.passed) == (["containment"], False)
 
 
+def test_that_the_language_wall_was_lifted_stays_said_whatever_a_candidate_says():
+    found = verify_contained(attack("os._exit(0)"), "x", trust=True, limits=QUICK)
+    assert (found.passed, found.trusted) == (False, True)
+
+
 @pytest.mark.parametrize("plain", [None, [], "passed", 1, {}, {"passed": True}])
 def test_anything_but_a_result_is_refused(plain):
     with pytest.raises(MalformedResult):
