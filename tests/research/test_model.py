@@ -154,6 +154,19 @@ def test_a_good_answer_becomes_a_proposal(play, history_context):
     assert rule.equation == "S = γ S + G"
 
 
+def test_past_misses_widen_a_models_intervals_and_nobody_elses(play, history_context):
+    from archer.judge.predictions import TrackRow
+
+    def of_compress(researcher: str):
+        row = TrackRow(researcher, "Compress", 30, 0.1, 0.2, 0.5, 0.1, tuple([4.0] * 30))
+        proposal = play(completion(answer())).propose(replace(history_context, track_record=(row,)))
+        return next(p for p in proposal.predictions if p.task == "Compress")
+
+    own, anothers = of_compress("openai:scripted"), of_compress("structured")
+    assert own.high - own.low > anothers.high - anothers.low
+    assert own.score == anothers.score
+
+
 @pytest.mark.parametrize(
     ("first", "kind"),
     [(error(429), "rate limit"), (error(500), "server"), (error(503), "server"), (None, "connection")],
