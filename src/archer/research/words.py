@@ -197,24 +197,27 @@ def lessons(facts: Facts) -> str:
     if context.rejections:
         last = context.rejections[-1]
         parts.append(f"Last refused: {names.get(last.proposal, last.proposal)}, because {last.message}")
-    parts.append(f"Not tried before: {facts.change.key}.")
+    parts.append(f"Not tried before: `{facts.change.slot}` of {facts.change.parent}: {_what(facts.change)}.")
     return " ".join(parts)
 
 
 def reason(facts: Facts) -> str:
     """The proposal in one or two sentences."""
     change, context = facts.change, facts.context
-    what = change.template.title.split(": ", 1)[-1] if change.template else f"the slot of {change.donor}"
     ahead, behind = [], []
     for prediction in facts.predictions:
         reference = context.score(context.reference, prediction.task)
         if reference is not None and reference.score is not None and reference.source == context.preset:
             (ahead if prediction.score > reference.score else behind).append(prediction.task)
-    text = f"Change `{change.slot}` of {change.parent}: {what}."
+    text = f"Change `{change.slot}` of {change.parent}: {_what(change)}."
     if ahead or behind:
         text += f" Expected above {context.reference} on {_listed(ahead) or 'no task'}"
         text += f", below on {_listed(behind)}." if behind else "."
     return text
+
+
+def _what(change: Change) -> str:
+    return change.template.title.split(": ", 1)[-1] if change.template else f"the slot of {change.donor}"
 
 
 def _listed(parts: list[str]) -> str:
