@@ -75,6 +75,7 @@ def difference_chart(
             "format": "+.3~f",
             "tickCount": 4,
             "labelOverlap": "greedy",
+            "labelExpr": "datum.value === 0 ? '0' : datum.label",
             "labelSeparation": 16,
         },
         "scale": {"domain": _span(ends), "nice": False, "zero": True},
@@ -359,7 +360,7 @@ def _chart(values: Sequence[Mapping[str, Any]], height: Any, layers: Sequence[An
         "$schema": SCHEMA,
         "width": WIDTH,
         "height": height,
-        "padding": 2,
+        "padding": {"left": 2, "top": 2, "bottom": 2, "right": 12},  # for half of the last label
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": CONFIG,
         "data": {"values": list(values)},
