@@ -620,17 +620,6 @@ def test_the_model_that_was_worth_more_is_chosen(history_context):
         choose_model(context, [])
 
 
-def test_a_preset_that_ranks_no_rules_ranks_no_models(history_context):
-    pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
-    judged_by = {ranks: tuple(replace(v, ranks=ranks) for _, v in pairs) for ranks in (True, False)}
-    context = replace(history_context, proposals=tuple(p for p, _ in pairs))
-    chosen = [
-        choose_model(replace(context, verdicts=verdicts), ["a:good", "b:bad"])
-        for verdicts in (judged_by[True], judged_by[False], ())
-    ]
-    assert chosen == ["a:good", "b:bad", "b:bad"], "unranked: as if nothing was judged"
-
-
 def test_one_at_a_time_what_waits_decides_nothing(history_context):
     pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
     waiting = [judged(100 + i, "a:good", None)[0] for i in range(9)]
