@@ -125,6 +125,14 @@ def test_a_sound_mixer_passes_and_a_wrong_argument_is_the_users_to_fix():
         verify_mixer_contained(MIXER, "Mean", {"width": 16}, width=16, limits=QUICK)
 
 
+def test_a_mixers_file_is_executed_as_python_imports_it():
+    """Dataclasses look for their module among those that are loaded."""
+    sizes = "from dataclasses import dataclass\n@dataclass\nclass Sizes:\n    width: int\n"
+    text = f"from __future__ import annotations\n{sizes}{MIXER}"
+    verification = verify_mixer_contained(text, "Mean", {"dim": 16}, width=16, limits=QUICK)
+    assert verification.passed, verification.reason
+
+
 SOUND = {**FORGED, "checks": [
     {"name": "a", "passed": True, "message": "", "seconds": 1.0, "case": ""},
 ]}  # fmt: skip

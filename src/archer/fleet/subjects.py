@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import linecache
-import sys
 from functools import cache
-from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -14,6 +10,7 @@ from archer.errors import UserError
 from archer.fleet.run import Recipe, Subject
 from archer.model.mixer import ModuleMixer, RuleMixer
 from archer.rules import Rule, get_rule, load_rule, rule_names
+from archer.rules.executed import executed
 
 
 def rule_subject(rule: Rule, known: dict[str, str] | None = None) -> Subject:
@@ -46,7 +43,7 @@ def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
         rule = load_rule(subject.source, subject.name, finder(dict(subject.sources)))
         return RuleMixer(rule, recipe.width, recipe.heads, recipe.chunk_size)
     path, _, class_name = subject.module.rpartition(":")
-    namespace = _executed(subject, path)
+    namespace = executed(subject.source, f"archer_module_{subject.hash}", f"<module {path} {subject.hash}>")
     cls = namespace.get(class_name)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         classes = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
@@ -54,15 +51,3 @@ def build_mixer(subject: Subject, recipe: Recipe) -> RuleMixer | ModuleMixer:
             f"{path}: no torch.nn.Module named {class_name!r}; it has {', '.join(classes) or 'none'}"
         )
     return ModuleMixer(subject.name, lambda: cls(recipe.width, **dict(subject.arguments)))
-
-
-def _executed(subject: Subject, path: str) -> dict[str, Any]:
-    """The names of a module file that was executed, as Python imports it: torch.compile and dataclasses look
-    it up among the modules by name, and tracebacks and `inspect` its lines by file name."""
-    filename = f"<module {path} {subject.hash}>"
-    lines = subject.source.splitlines(keepends=True)
-    linecache.cache[filename] = (len(subject.source), None, lines, filename)
-    module = ModuleType(f"archer_module_{subject.hash}")
-    sys.modules[module.__name__] = module
-    exec(compile(subject.source, filename, "exec"), module.__dict__)
-    return module.__dict__

@@ -26,15 +26,13 @@ import ast
 import hashlib
 import inspect
 import itertools
-import linecache
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any, Literal
 
 from archer.errors import UserError
+from archer.rules.executed import executed
 
 SLOTS = ("prepare", "similarity", "correct", "read", "retain", "write")
 """The six slots, in the order in which the loop calls them. `step` replaces all but `prepare`."""
@@ -249,15 +247,11 @@ def _inherit_slots(own: dict[str, Callable[..., Any]], parent: Rule | None) -> d
 
 def _execute(source: str, name: str) -> dict[str, Any]:
     filename = f"<rule {name} {hashlib.sha256(source.encode()).hexdigest()[:8]}>"
+    module = f"archer_rule_{hashlib.sha256((name + source).encode()).hexdigest()[:12]}"
     try:
-        code = compile(source, filename, "exec")
+        return executed(source, module, filename)
     except SyntaxError as error:
         raise RuleError(f"rule {name}: line {error.lineno} is not Python: {error.msg}") from error
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    module = ModuleType(f"archer_rule_{hashlib.sha256((name + source).encode()).hexdigest()[:12]}")
-    exec(code, module.__dict__)
-    sys.modules[module.__name__] = module  # torch.compile looks up a function's globals by this name
-    return module.__dict__
 
 
 def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | None) -> Rule:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from archer.errors import UserError, unknown
 from archer.rules import Rule
+from archer.rules.executed import executed
 from archer.rules.inputs import activate, stored_initial
 from archer.rules.loop import chunk_loop, initial_state
 
@@ -206,8 +207,7 @@ def mixer_candidate(
 
     Raises UserError where there is no such class or where it cannot be built.
     """
-    namespace: dict[str, Any] = {"__name__": "archer_candidate"}
-    exec(compile(source, "<mixer>", "exec"), namespace)
+    namespace = executed(source, "archer_candidate", "<mixer>")
     modules = {
         name: value
         for name, value in namespace.items()
