@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.fleet.tiny import load, tiny_runs
 from torch._dynamo.utils import counters
 
+from archer.cycle.plan import named_subject
 from archer.fleet import compile as compiling
 from archer.fleet.compile import forget_what_is_compiled
 from archer.fleet.fleet import Fleet
@@ -40,6 +42,36 @@ def test_a_fleet_of_another_size_compiles_nothing_and_loses_the_same(
         assert compiled == pytest.approx(plain, abs=1e-6)
     assert graphs[0] > 0
     assert len(set(graphs)) == 1
+    forget_what_is_compiled()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_module_is_compiled_for_each_size_of_its_fleets(
+    exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vmap's rules do not all know sizes that may change: what is traced has numbers alone."""
+    sizes: set[object] = set()
+
+    def traced(graph: torch.fx.GraphModule, example: list[object]) -> object:
+        given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        if any("linear" in str(node.target) for node in graph.graph.nodes):
+            sizes.update(type(size) for node in given for size in node.meta["example_value"].shape)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
+    monkeypatch.setattr(compiling, "_exact_options", dict)
+    forget_what_is_compiled()
+    runs = [replace(run, subject=named_subject("gla")) for run in tiny_runs(4)]
+    for size in (3, 4):
+        region = compiling.compiler(exact)
+        fleets = [Fleet.start(build_model(runs[0]), runs[:size], load, CPU, each) for each in (region, None)]
+        for fleet in fleets:
+            fleet.run_epoch()
+            fleet.evaluate()
+        compiled, plain = ([m.curve[-1].train_loss for m in fleet.members] for fleet in fleets)
+        assert compiled == pytest.approx(plain, abs=1e-6)
+    assert sizes == {int}
     forget_what_is_compiled()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from archer.fleet.fleet import IGNORED, loss_and_predictions
 from archer.model.backbone import _swiglu, _unembed
+from archer.model.layers import embed
 
 SMALL = {"runs": 2, "batch": 3, "length": 7, "width": 24, "inner": 40, "classes": 70}
 """Nothing a multiple of what a program takes; 21 rows a run, so that a program meets two runs."""
@@ -38,6 +39,8 @@ def values(sizes: dict[str, int], device: str) -> dict[str, dict[str, Tensor]]:
     targets[0, 0] = IGNORED
     scale = width**-0.5
     return {
+        "embed": {"table": draw(runs, classes, width),
+                  "tokens": torch.randint(classes, place, generator=generator).to(device)},
         "swiglu": {"norm": 1 + 0.3 * draw(runs, width), "up": scale * draw(runs, width, 2 * inner),
                    "down": scale * draw(runs, inner, width), "x": 3 * draw(*place, width)},
         "unembed": {"norm": 1 + 0.3 * draw(runs, width), "weight": scale * draw(runs, width, classes),
@@ -63,7 +66,7 @@ def results(part: Callable[..., Tensor], given: dict[str, Tensor], dtype: torch.
 def errors(sizes: dict[str, int], dtype: torch.dtype, device: str) -> dict[str, float]:
     from archer.fleet.fixed import PARTS
 
-    plain = {"swiglu": _swiglu, "unembed": _unembed, "loss": loss_and_predictions}
+    plain = {"embed": embed, "swiglu": _swiglu, "unembed": _unembed, "loss": loss_and_predictions}
     distances = {}
     for part, given in values(sizes, device).items():
         found, wanted = results(PARTS[part], given, dtype), results(plain[part], given, torch.float64)
@@ -103,7 +106,7 @@ def test_the_kernels_equal_the_plain_parts_in_the_interpreter():
     found = answer_of("tests.fleet.test_fixed")
     bounds = {"small": 1e-5, "wide": 1e-5, "bf16": 2e-2, "not finite": 1.0}
     assert set(found) == set(bounds)
-    assert len(found["small"]) == 5 + 5 + 3
+    assert len(found["small"]) == 2 + 5 + 5 + 3
     wrong = {(case, n): x for case, of in found.items() for n, x in of.items() if not x < bounds[case]}
     assert not wrong
 

@@ -33,13 +33,14 @@ class Sizes:
 
 
 CASES = {
-    "one row block": ("delta_net", Sizes(runs=2, batch=3, length=32, width=32, heads=2, chunk=16)),
-    "several row blocks": ("delta_net", Sizes(runs=1, batch=2, length=160, width=32, heads=2, chunk=32)),
+    "two segments": ("delta_net", Sizes(runs=2, batch=3, length=32, width=32, heads=2, chunk=16)),
+    "many segments": ("delta_net", Sizes(runs=1, batch=2, length=96, width=32, heads=2, chunk=32)),
     "wide values": ("gated_delta_net", Sizes(runs=2, batch=2, length=48, width=32, heads=2, chunk=16)),
-    "shares of the batch": ("delta_net", Sizes(runs=1, batch=5, length=16, width=32, heads=1, chunk=16)),
+    "tiles of the batch": ("delta_net", Sizes(runs=2, batch=5, length=16, width=32, heads=1, chunk=16)),
 }
-SHARES = 2
-"""So few that five sequences are divided among two programs, of three and two."""
+TILE, SEGMENT = 64, 24
+"""So small that a program takes two or four sequences, and that most lengths are several segments, of which
+the last is shorter."""
 
 
 def make(name: str, sizes: Sizes, device: str) -> tuple[RuleMixer, dict[str, Tensor], Tensor]:
@@ -90,7 +91,7 @@ def interpreted() -> dict[str, dict[str, float]]:
 
     with (
         patch.object(archer.model.mixer, "kernels_for", as_on_a_gpu),
-        patch.object(kernels, "SHARES", SHARES),
+        patch.multiple(kernels, TILE=TILE, SEGMENT=SEGMENT),
     ):
         found = {case: errors(name, sizes, torch.float32, "cpu") for case, (name, sizes) in CASES.items()}
     assert any(taken)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from archer.model.backbone import Region
+from archer.model.mixer import ModuleMixer
 
 RECOMPILATIONS = 1000
 """How many shapes and rules one process may compile for; PyTorch gives up on a function after 8."""
@@ -75,13 +76,13 @@ def _keep_custom_gradients() -> None:
 
 def _part(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """What stands in for a part of the model; the last thing given says where it is computed."""
-    compiled = _compiled(function)
+    plain = function if name == "embed" else _compiled(function)  # one look-up is quick uncompiled
 
     def call(*given: Any) -> Any:
         fixed = fixed_parts().get(name) if given[-1].is_cuda else None
-        return (fixed or compiled)(*given)
+        return (fixed or plain)(*given)
 
-    return function if name == "embed" else call
+    return call
 
 
 @cache
@@ -114,7 +115,7 @@ def _exactly_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*given: Any) -> Any:
         shape = _shape_of_one(given)
-        if shape not in seen:
+        if shape not in seen and not _has_a_module(given):
             seen.add(shape)
             pair = _pair(given)
             _leave_open_how_many_members(pair)
@@ -156,10 +157,15 @@ def _pair(given: Any) -> Any:
 def _leave_open_how_many_members(given: Any) -> None:
     """Marks the first axis of all tensors as one that may change: a fleet that shrinks, and one of another
     size, need no compilation of their own. Where a function fixes the number all the same, it is compiled
-    anew for another one.
+    anew for another one. So are modules, which run under vmap: some of its rules (linear's, on a GPU with
+    PyTorch 2.11) know no sizes that may change, and tracing ends there.
     """
     if isinstance(given, torch.Tensor):
         torch._dynamo.maybe_mark_dynamic(given, 0)
-    elif isinstance(given, tuple | dict):
+    elif isinstance(given, tuple | dict) and not _has_a_module(given):
         for one in given.values() if isinstance(given, dict) else given:
             _leave_open_how_many_members(one)
+
+
+def _has_a_module(given: Any) -> bool:
+    return isinstance(given, tuple) and any(isinstance(one, ModuleMixer) for one in given)

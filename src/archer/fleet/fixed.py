@@ -1,5 +1,6 @@
-"""The parts of a model that no rule changes, for GPUs: SwiGLU, the way to the logits, and the loss.
+"""The parts of a model that no rule changes, for GPUs: embedding, SwiGLU, the way to the logits, the loss.
 
+    embed                 the tokens' rows of a table
     swiglu                x + W_down (SiLU(n W_1) · n W_2),  n = RMSNorm(x)
     unembed               RMSNorm(x) W + b
     loss_and_predictions  mean cross-entropy, likeliest class
@@ -23,7 +24,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from archer.fleet.data import IGNORED
-from archer.model.layers import RMS_EPSILON
+from archer.model.layers import RMS_EPSILON, embedding_gradient
 
 ROWS = 16
 """Rows that one program handles at a time."""
@@ -33,6 +34,19 @@ BLOCK = 1024
 """Numbers that one program of the gate handles."""
 CLASSES = 64
 """Classes that one program of the loss handles at a time."""
+
+
+@triton.jit
+def _look_up(table, tokens, out, R, V, D, total, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows [F R, D] of tables [F, V, D]; NaN for a token that has none."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, WIDTH)[None, :]
+    inside = (rows < total)[:, None] & (columns < D)
+    token = tl.load(tokens + rows, mask=rows < total, other=-1).to(tl.int64)
+    known = inside & ((token >= 0) & (token < V))[:, None]
+    at = ((rows // R) * V + token)[:, None] * D + columns
+    found = tl.load(table + at, mask=known, other=float("nan"))
+    tl.store(out + rows.to(tl.int64)[:, None] * D + columns, found, mask=inside)
 
 
 @triton.jit
@@ -202,6 +216,27 @@ def _kind(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+class _Embedding(torch.autograd.Function):
+    """PyTorch's own takes five times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
+        (_, classes, width), count = table.shape, tokens.numel()
+        out = table.new_empty(*tokens.shape, width)
+        _over(_look_up, _blocks(count, ROWS))(
+            table.contiguous(), tokens.contiguous(), out, tokens[0].numel(), classes, width, count,
+            ROWS=ROWS, WIDTH=_power(width),
+        )  # fmt: skip
+        ctx.save_for_backward(tokens)
+        ctx.rows = classes
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (tokens,) = ctx.saved_tensors
+        return embedding_gradient(gradients[0], tokens, ctx.rows), None
+
+
 class _SwiGLU(torch.autograd.Function):
     """x + W_down (SiLU(n W_1) · n W_2), n = RMSNorm(x). Kept for the gradient: x and n [W_1, W_2]."""
 
@@ -286,6 +321,11 @@ class _Loss(torch.autograd.Function):
         return dlogits, None
 
 
+def embed(table: Tensor, tokens: Tensor) -> Tensor:
+    """table [F, V, D], tokens [F, B, T] in 0..V-1; returns [F, B, T, D]."""
+    return _Embedding.apply(table, tokens)  # type: ignore[return-value]
+
+
 def swiglu(norm: Tensor, up: Tensor, down: Tensor, x: Tensor) -> Tensor:
     """x [F, B, T, D], norm [F, D], up [F, D, 2 I], down [F, I, D]; returns [F, B, T, D]."""
     return _SwiGLU.apply(norm, up, down, x)  # type: ignore[return-value]
@@ -301,5 +341,5 @@ def loss_and_predictions(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     return _Loss.apply(logits, targets)  # type: ignore[return-value]
 
 
-PARTS = {"swiglu": swiglu, "unembed": unembed, "loss": loss_and_predictions}
+PARTS = {"embed": embed, "swiglu": swiglu, "unembed": unembed, "loss": loss_and_predictions}
 """By the names that the model gives to its regions."""

@@ -68,12 +68,17 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (tokens,) = ctx.saved_tensors
-        flat, tokens = gradients[0].flatten(1, -2), tokens.flatten(1)
-        parts = _largest_divisor(flat.shape[1], ROWS_AT_ONCE // ctx.rows)
-        flat, tokens = (x.unflatten(1, (parts, -1)).flatten(0, 1) for x in (flat, tokens))
-        rows = torch.arange(ctx.rows, device=tokens.device)
-        one_hot = (tokens[:, None, :] == rows[None, :, None]).to(flat.dtype)
-        return torch.bmm(one_hot, flat).unflatten(0, (-1, parts)).sum(1), None
+        return embedding_gradient(gradients[0], tokens, ctx.rows), None
+
+
+def embedding_gradient(gradient: Tensor, tokens: Tensor, rows: int) -> Tensor:
+    """Of the table [F, rows, D], from that of what was looked up, [F, B, T, D], for tokens [F, B, T]."""
+    flat, tokens = gradient.flatten(1, -2), tokens.flatten(1)
+    parts = _largest_divisor(flat.shape[1], ROWS_AT_ONCE // rows)
+    flat, tokens = (x.unflatten(1, (parts, -1)).flatten(0, 1) for x in (flat, tokens))
+    each = torch.arange(rows, device=tokens.device)
+    one_hot = (tokens[:, None, :] == each[None, :, None]).to(flat.dtype)
+    return torch.bmm(one_hot, flat).unflatten(0, (-1, parts)).sum(1)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

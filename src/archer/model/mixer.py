@@ -9,6 +9,7 @@ Source: the layers of Yang 2024, arXiv:2406.06484 and arXiv:2412.06464. Shapes: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -119,12 +120,9 @@ class RuleMixer:
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
         """x [F, B, T, D] to [F, B, T, D]."""
         fused = self.project(parameters, x)
-        columns = self._columns
-        *named, _ = fused.split([*columns.values(), fused.shape[-1] - sum(columns.values())], dim=-1)
-        parts = dict(zip(columns, named, strict=True))
         mix = self._mix_in_kernels if self._kernels_take(fused) else self._mix_plainly
-        o = mix(parameters, fused, parts)
-        return self.finish(parameters, o, parts.get("gate"))
+        o, gate = mix(parameters, fused)
+        return self.finish(parameters, o, gate)
 
     def project(self, parameters: Parameters, x: Tensor) -> Tensor:
         """All linear maps of the input at once, one block of columns after the other: [F, B, T, E].
@@ -135,14 +133,21 @@ class RuleMixer:
         filling = -sum(self._columns.values()) % ALIGNED
         return linear(x, torch.cat([*weights, weights[0].new_zeros(*weights[0].shape[:-1], filling)], dim=-1))
 
-    def _mix_plainly(self, parameters: Parameters, fused: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        """Convolution, normalisation and the chunk loop: o [F, B, T, H, Dv]."""
+    def _divided(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Blocks of columns by name; what comes after them is left out."""
+        sizes = {name: self._columns[name] for name in names}
+        *blocks, _ = x.split([*sizes.values(), x.shape[-1] - sum(sizes.values())], dim=-1)
+        return dict(zip(sizes, blocks, strict=True))
+
+    def _mix_plainly(self, parameters: Parameters, fused: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Convolution, normalisation and the chunk loop: o [F, B, T, H, Dv]; and the output gate's input."""
+        parts = self._divided(fused, self._columns)
         q, k, v = (self._by_head(self._convolved(name, parameters, parts[name])) for name in "qkv")
         o, _ = chunk_loop(
             self.rule, l2_normalise(q), l2_normalise(k), v, self._beta(parts),
             self._features(parameters, parts), self.values(parameters), chunk_size=self.chunk_size,
         )  # fmt: skip
-        return o.transpose(2, 3)
+        return o.transpose(2, 3), parts.get("gate")
 
     def _convolved(self, name: str, parameters: Parameters, x: Tensor) -> Tensor:
         if self.rule.layer.short_convolution:
@@ -154,16 +159,19 @@ class RuleMixer:
         fits = fits and self.rule.layer.short_convolution
         return fits and kernels_for(fused[..., : self.key_size], self.chunk_size) is not None
 
-    def _mix_in_kernels(self, parameters: Parameters, fused: Tensor, parts: dict[str, Tensor]) -> Tensor:
+    def _mix_in_kernels(self, parameters: Parameters, fused: Tensor) -> tuple[Tensor, Tensor | None]:
         """The same; q, k and v come from one kernel, in chunks."""
         from archer.model.kernels import convolved
 
         taps = torch.cat([parameters[f"conv.{name}"] for name in "qkv"], dim=-1)
-        q, k, v = convolved(fused, taps, self.head_count, self.key_size, self.value_size, self.chunk_size)
+        q, k, v, rest = convolved(
+            fused, taps, self.head_count, self.key_size, self.value_size, self.chunk_size
+        )
+        parts = self._divided(rest, [name for name in self._columns if name not in ("q", "k", "v")])
         others = {"beta": self._beta(parts), **self._features(parameters, parts)}
         chunks = {name: to_chunks(x, self.chunk_size) for name, x in others.items()}
         o, _ = chunk_loop_on_chunks(self.rule, {"q": q, "k": k, "v": v, **chunks}, self.values(parameters))
-        return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3)
+        return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3), parts.get("gate")
 
     def _beta(self, parts: dict[str, Tensor]) -> Tensor:
         return self._by_head(parts["beta"]).sigmoid()
