@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
+import pytest
 import torch
 from tests.fleet.tiny import load, tiny_runs
 
 from archer.fleet.data import IGNORED, load_split, shuffled
+from archer.fleet.run import Subject
+from archer.mad import Setting
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -42,6 +46,16 @@ def test_the_order_is_the_same_everywhere() -> None:
     order = shuffled(torch.tensor([3]), torch.tensor([7]), 1000, 128)
     digest = hashlib.sha256(order.numpy().astype("<i8").tobytes()).hexdigest()
     assert digest[:16] == "a55e2a6a3120c887"
+
+
+@pytest.mark.parametrize(("tokens", "trained"), [(2, 2), (4, 4), (6, 8), (8, 8), (10, 16), (20, 24)])
+def test_what_is_longer_than_half_a_chunk_is_filled_up(tokens: int, trained: int) -> None:
+    """Chunks of 8; a model that reads to the end and back is never filled up, nor is a module."""
+    (run,) = tiny_runs(1)
+    memorize = replace(run, setting=Setting("Memorize", 9, tokens, 16))
+    assert memorize.padded_length == trained
+    assert replace(run, setting=Setting("Compress", 8, tokens, 16)).padded_length == tokens
+    assert replace(memorize, subject=Subject("m", "", "", module="m.py:M")).padded_length == tokens
 
 
 def test_padding_is_not_scored() -> None:

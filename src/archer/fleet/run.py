@@ -92,10 +92,11 @@ class Run:
 
     @property
     def padded_length(self) -> int:
-        """T as trained. A language model reads the future never, so that sequences longer than a chunk are
-        filled up to whole chunks at their end, where nothing is scored; a module reads just what is there."""
+        """T as trained. A language model reads the future never: sequences longer than half a chunk are
+        filled up to whole chunks at their end, where nothing is scored (kernels take no others). A module
+        reads just what is there."""
         length, chunk = self.setting.input_length, self.recipe.chunk_size
-        if self.subject.module or self.backbone == "auto-encoder" or length <= chunk:
+        if self.subject.module or self.backbone == "auto-encoder" or length <= chunk // 2:
             return length
         return length + -length % chunk
 
