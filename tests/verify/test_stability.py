@@ -111,3 +111,18 @@ def test_a_mixer_is_asked_for_this_token_and_the_last():
     mean = mixer("", "", f"return self.map({MEAN})").candidate()
     assert min(losses(mean)[1:]) > 0.9, "the mean of hundreds of tokens tells little of two"
     assert stability.stability.run(mean).passed
+
+
+@pytest.mark.parametrize("begins", [0.0, 1000.0], ids=["from the beginning", "later"])
+def test_a_part_of_the_state_that_is_no_number_never_passes_though_no_output_tells(begins: float):
+    """A root of what has become negative, which nothing reads: training would meet it in the gradient."""
+    candidate = planted(
+        f"N = Carried('1', '1', initial={begins})\n"
+        "def write(G, N):\n    return G, {'N': (N - 10.0).sqrt().square()}\n"
+    )
+    course = _run(candidate, candidate.inputs(Probe(batch=1, length=LENGTH, seed=8, dtype=torch.float32)))
+    assert course.output.isfinite().all()
+    assert math.isnan(course.norms["N"][-1])
+    result = stability.stability.run(candidate)
+    assert not result.passed
+    assert "the state `N` is not finite after" in result.message

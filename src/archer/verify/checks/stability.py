@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -92,6 +93,8 @@ def _unbounded(candidate: Candidate, course: Course) -> Finding | None:
                 tokens = (window + 1) * WINDOW
                 growth = size / max(sizes[0], 1e-6)
                 words = f"the {name} grows {growth:.1e}-fold between token {WINDOW} and token {tokens}"
+                if not math.isfinite(size):
+                    words = f"the {name} is not finite after {tokens} tokens"
                 return Finding(False, words, _case(candidate, tokens))
     return None
 
