@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.verify.faults import BEGIN, DOCUMENT, END, FAULTS, Fault
+from tests.verify.faults import BEGIN, DOCUMENT, END, FAULTS, Fault, rule
 
 from archer.rules import RuleError, get_rule, load_rule, rule_names
 from archer.verify import verify_rule
@@ -168,3 +168,13 @@ def test_probes_are_the_same_in_every_dtype_and_never_touch_the_global_generator
     wide, narrow = (candidate.inputs(Probe(dtype=d)) for d in (torch.float64, torch.bfloat16))
     assert all(torch.equal(wide[key].bfloat16(), narrow[key]) for key in wide)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_same_outputs_with_other_gradients_are_another_rule():
+    """A straight-through estimator computes what its parent computes, and learns otherwise."""
+    twice = rule("", "", "def read(o):\n    return 2 * o - o.detach()\n").candidate()
+    assert isinstance(twice, RuleCandidate)
+    found: list[str] = []
+    finding = new.run(twice.rule, {"delta_net": get_rule("delta_net")}, found)
+    assert finding.passed, finding.message
+    assert not found
