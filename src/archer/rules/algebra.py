@@ -87,8 +87,8 @@ def enable_kernels() -> None:
 
 
 def refuse_kernels() -> None:
-    """From now on this process does without them, which its card cannot take: some sizes in float32 need more
-    shared memory than it has."""
+    """From now on this process does without them, which its card cannot take: large heads need more shared
+    memory than it has."""
     _Kernels.module, _Kernels.refused = None, True
 
 
