@@ -22,13 +22,21 @@ import torch
 from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
-from archer.rules import algebra, get_rule, rule_names
+from archer.rules import Rule, algebra, get_rule, load_rule, rule_names
 from archer.rules.inputs import Inputs, random_inputs
 from archer.rules.loop import initial_state
 
 CHANGED_LOOPS = ("decay", "momentum", "error_gated")
 """Rules that change retain or write: `wy` is a kernel for them, the loop is not."""
 RULES = (*(name for name in rule_names() if get_rule(name).plain_scan), *CHANGED_LOOPS)
+MADE = {
+    "one decay for all": """'decay': k.new_full((1, 1), 0.7)""",
+    "own queries and a decay": """'decay': causal * v.mean(-1, keepdim=True).sigmoid(), 'q_read': 0.5 * q""",
+    "queries before the scores": """'q': q - 0.3 * k""",
+    "keys of its own": """'k_write': k * beta, 'keep': beta.mean((-2, -1), keepdim=True)""",
+}
+"""What `prepare` hands on, beside the WY form, in rules that weigh as delta_net does; each goes its own way
+through the scan."""
 WITHOUT_KERNELS = ("kda",)
 """Rules with an inverse and a loop of their own; all others must be seen to take a kernel."""
 
@@ -46,6 +54,18 @@ TINY = Sizes(leading=(1, 2), length=37, key=16, value=16, chunk=16)
 REAL = Sizes(leading=(3, 8, 4), length=200, key=32, value=32, chunk=32)
 WIDE = Sizes(leading=(8, 4), length=200, key=32, value=64, chunk=32)
 WY_SIZES = {"16": (16, 16, 16), "32": (32, 32, 32), "wide values": (32, 32, 64), "64": (64, 64, 64)}
+
+
+def rule_of(name: str) -> Rule:
+    """A rule of the library, or one of `MADE`."""
+    if name not in MADE:
+        return get_rule(name)
+    source = f"""from archer.rules import wy
+parent = "delta_net"
+def prepare(q, k, v, beta, causal):
+    return {{**wy(k, v, beta), {MADE[name]}}}
+"""
+    return load_rule(source, "made", get_rule)
 
 
 class Taken:
@@ -114,10 +134,10 @@ def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | No
         features={n: leaves[n] for n in inputs.features},
         parameters={n: leaves[n] for n in inputs.parameters},
     )
-    state = initial_state(get_rule(name), inputs.q, inputs.v)
+    state = initial_state(rule_of(name), inputs.q, inputs.v)
     leaves["S"] = (0.1 * normal(state["S"], 7)).float().to(state["S"].dtype).requires_grad_()
     state |= {"S": leaves["S"], "tokens": torch.zeros((), device=inputs.q.device)}
-    o, end = fresh.run(get_rule(name), state, chunk)
+    o, end = fresh.run(rule_of(name), state, chunk)
     outputs = {"o": o, "last S": end["S"]}
     return {**outputs, **gradients(outputs, leaves)}
 
@@ -125,7 +145,7 @@ def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | No
 def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
     """Relative errors of a rule's loop, {"kernels", "plain"} by name, and the kernels taken."""
     inputs = random_inputs(
-        get_rule(name), seed, leading=sizes.leading, length=sizes.length, key_width=sizes.key,
+        rule_of(name), seed, leading=sizes.leading, length=sizes.length, key_width=sizes.key,
         value_width=sizes.value, dtype=torch.float32, spread=0.5, device=device,
     )  # fmt: skip
     inputs = inputs.map(lambda x: x.to(dtype))
@@ -197,7 +217,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
     """All cases in Triton's interpreter, tiny, in float32; memory that nobody writes to is NaN."""
     make_the_interpreter_count()
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
-    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in RULES}
+    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in (*RULES, *MADE)}
     for decay, read in itertools.product((False, True), repeat=2):
         case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
         cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
@@ -208,7 +228,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
 def test_every_kernel_equals_its_plain_form_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
     cases = answer_of("tests.rules.test_kernels")
-    assert len(cases) == len(RULES) + 5
+    assert len(cases) == len(RULES) + len(MADE) + 5
     wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
     assert not wrong
     idle = {name for name, case in cases.items() if not case["taken"]}
@@ -236,7 +256,7 @@ PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"
 @pytest.mark.filterwarnings("default")  # of compilers, on machines that are not ours to choose
 @PRECISIONS
 @pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *MADE])
 def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
     draws = range(6 if dtype == torch.bfloat16 else 1)
     case = over_draws([loop_errors(name, sizes, dtype, cuda, seed) for seed in draws])

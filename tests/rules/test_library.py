@@ -145,6 +145,17 @@ def test_a_slot_that_asks_too_early_is_told_what_there_is():
         random_inputs(rule).run(rule)
 
 
+@pytest.mark.parametrize("name", ["causal", "scores", "weights", "S"])
+def test_prepare_may_not_return_what_the_loop_makes(name):
+    """A mask of its own would be ignored where a kernel masks, or the loop would write over it."""
+    rule = load(
+        'from archer.rules import wy\nparent = "delta_net"\n'
+        f"def prepare(k, v, beta, causal):\n    return {{**wy(k, v, beta), '{name}': ~causal}}\n"
+    )
+    with pytest.raises(RuleError, match=f"`prepare` returned `{name}`, which the loop itself makes; it may"):
+        random_inputs(rule).run(rule)
+
+
 def test_weights_and_keep_may_come_from_parameters_alone():
     """Without the axis of chunks, as the mean over the past and a constant fading do."""
     rule = load(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from archer.rules.algebra import kernels_for
-from archer.rules.rule import Rule, RuleError
+from archer.rules.rule import LOOPS_OWN, PREPARED, Rule, RuleError
 
 Values = dict[str, Any]
 State = dict[str, Tensor]
@@ -119,7 +119,14 @@ def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor
     """All that does not depend on the state, for all chunks at once: u, w, scores and, mostly, weights."""
     count, size = chunks["q"].shape[0], chunks["q"].shape[-2]
     values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
-    values |= _call(rule, "prepare", values)
+    returned = _call(rule, "prepare", values)
+    fixed = [name for name in LOOPS_OWN if name in returned]
+    if fixed:
+        raise RuleError(
+            f"rule {rule.name}: slot `prepare` returned `{fixed[0]}`, which the loop itself makes; "
+            f"it may return {', '.join(PREPARED)}, or a name of its own"
+        )
+    values |= returned
     values["scores"] = values["q"] @ values["k"].mT
     values = {"q_read": values["q"], "k_write": values["k"], **values}
     if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
@@ -155,8 +162,11 @@ def _run_chunks(
     prepared = prepare_chunks(rule, chunks, parameters, start)
     kernels = _scan_kernels(rule, prepared)
     if kernels is not None:
-        q, k, rest = prepared["q_read"], prepared["k_write"], (prepared[n] for n in ("u", "w", "weights"))
-        o, S = kernels.scan(q, k, *rest, prepared.get("keep"), state["S"])
+        parts = [prepared[n] for n in ("q_read", "k_write", "u", "w")]
+        # what the kernel makes itself, the compiler leaves out of `prepared`
+        weighed = (prepared["q"], prepared["k"], prepared.get("decay"))
+        how = {"weighed": weighed} if rule.plain_weights else {"weights": prepared["weights"]}
+        o, S = kernels.scan(*parts, prepared.get("keep"), state["S"], **how)
         return o, {**state, "S": S}
     count, axes = chunks["q"].shape[0], chunks["q"].dim()
     whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}

@@ -63,6 +63,9 @@ PREPARED = ("q", "k", "v", "beta", "u", "w", "q_read", "k_write", "decay", "keep
 """What `prepare` may return. q_read and k_write stand in for q in `q S` and k in `kᵀ e`; decay `[C, C]`
 multiplies the weights; keep `[1 or Dk, 1]` multiplies S before `retain` sees it."""
 
+LOOPS_OWN = ("causal", "scores", "weights", "S", "e", "o", "G")
+"""What `prepare` may not return: the loop makes it."""
+
 
 class RuleError(UserError):
     """A rule file that does not follow the contract; the message says what to change."""
@@ -164,6 +167,7 @@ class Rule:
     slots: the functions by slot name (`step` among them where a rule has one). own: the slots that this
     file defines. source: the text of the file. equation: the indented lines of its docstring.
     plain_scan: from `e = u - w S` on it is delta_net, whatever it prepares and however it weighs.
+    plain_weights: it weighs as delta_net does, scores under the causal mask, whatever it prepares.
     """
 
     name: str
@@ -181,6 +185,7 @@ class Rule:
     history: tuple[str, ...] = ()
     ancestry: tuple[str, ...] = ()
     plain_scan: bool = False
+    plain_weights: bool = False
 
     def __post_init__(self) -> None:
         arguments = {slot: argument_names(function) for slot, function in self.slots.items()}
@@ -234,6 +239,7 @@ def load_rule(source: str, name: str, find: Callable[[str], Rule]) -> Rule:
         history=tuple(namespace.get("history", ())),
         ancestry=(parent.source, *parent.ancestry) if parent else (),
         plain_scan=parent is None or (parent.plain_scan and not set(own) & {*SLOTS[2:], "step"}),
+        plain_weights=parent is None or (parent.plain_weights and "similarity" not in own),
     )
     return _with_declarations(rule, namespace, parent)
 
