@@ -84,7 +84,7 @@ ATTACKS = {
     "fork bomb": Attack("for _ in range(8):\n    os.fork()", "PermissionError"),
     "another program": Attack("import subprocess\nsubprocess.run(['true'])", "PermissionError"),
     "memory bomb": Attack("kept = []\nwhile True:\n    kept.append(bytearray(2**28))", "MemoryError|memory"),
-    "endless loop": Attack("while True:\n    pass", "limit of CPU time (8 CPU seconds)", BRIEF),
+    "endless loop": Attack("while True:\n    pass", "limit of CPU time (8 s)", BRIEF),
     "endless output": Attack("while True:\n    print('x' * 4096)", "limit of output"),
     "kill the parent": Attack(
         f"import signal\nfor process in (os.getppid(), {os.getpid()}, -1):\n    try:\n"
