@@ -125,6 +125,11 @@ def test_a_sound_mixer_passes_and_a_wrong_argument_is_the_users_to_fix():
         verify_mixer_contained(MIXER, "Mean", {"width": 16}, width=16, limits=QUICK)
 
 
+def test_a_mixers_file_that_is_not_python_is_answered_with_its_line():
+    with pytest.raises(UserError, match="line 3 of the mixer's file is not Python"):
+        verify_mixer_contained("import torch\n\ndef f(:\n", "Mean", {}, width=16, limits=QUICK)
+
+
 def test_a_mixers_file_is_executed_as_python_imports_it():
     """Dataclasses look for their module among those that are loaded."""
     sizes = "from dataclasses import dataclass\n@dataclass\nclass Sizes:\n    width: int\n"

@@ -205,9 +205,12 @@ def mixer_candidate(
     """The mixer that a file's class makes: CLASS(width, **arguments), as for training, or CLASS(**arguments)
     where these name its first argument or it has none. as_trained: the first way alone. The text is executed.
 
-    Raises UserError where there is no such class or where it cannot be built.
+    Raises UserError where the text is not Python, where there is no such class or where it cannot be built.
     """
-    namespace = executed(source, "archer_candidate", "<mixer>")
+    try:
+        namespace = executed(source, "archer_candidate", "<mixer>")
+    except SyntaxError as error:
+        raise UserError(f"line {error.lineno} of the mixer's file is not Python: {error.msg}") from error
     modules = {
         name: value
         for name, value in namespace.items()
