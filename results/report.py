@@ -1,11 +1,12 @@
-"""Writes the tables and figures of docs/results.md anew from results/<preset>.csv.
+"""Writes the tables and figures of the pages about results anew from results/<preset>.csv.
 
     python results/report.py            # the blocks between markers, and docs/images/results-*.svg
     python results/report.py --check    # exit status 1 where a page is not what the tables say
 
-The words around the blocks are written by hand, in docs/results.md (what was found), docs/results-tables.md
-(every table) and README.md. A block stands between `<!-- results: NAME -->` and `<!-- end: NAME -->`. NAME is
-a preset (all its tables), a preset and `goal` (every rule beside the reference), `agreement`, or `main` (the
+The words around the blocks are written by hand, in docs/results.md (what was found, in two pages),
+docs/results-notes.md (how, and what else), docs/results-tables.md (every table) and README.md. A block stands
+between `<!-- results: NAME -->` and `<!-- end: NAME -->`. NAME is a preset (all its tables), a preset and `goal`
+(every rule beside the reference) or `history` (its scores beside the history's), `agreement`, or `main` (the
 rules with the best means). Tables may be incomplete or absent: what is missing is named, and so is every run
 that does not count.
 """
@@ -34,7 +35,8 @@ from archer.report.svg import standalone
 from archer.rules import BASE, REFERENCE, resolve_history_name
 
 HERE = Path(__file__).parent
-MEAN, ABSENT, MAIN, GOAL = "Mean", "\u2013", "main", " goal"
+MEAN, ABSENT, MAIN = "Mean", "\u2013", "main"
+PAGES = ("results.md", "results-notes.md", "results-tables.md")
 BEST = 10
 """So many rules are in the main table."""
 
@@ -78,7 +80,7 @@ def write(results: Path, docs: Path, check: bool = False) -> bool:
     A preset's block that no page has a place for comes to the end of the last page.
     """
     tables = read_tables(results)
-    known = (docs.parent / "README.md", docs / "results.md", docs / "results-tables.md")
+    known = (docs.parent / "README.md", *(docs / name for name in PAGES))
     before = {page: page.read_text(encoding="utf-8") for page in known if page.exists()}
     if not before:
         raise UserError(f"--docs: '{docs}' holds no results.md; name the folder of the pages")
@@ -181,12 +183,14 @@ def blocks(tables: Mapping[str, Table], asked: Sequence[str] = ()) -> dict[str, 
     history = earlier_scores()
     found = dict.fromkeys(asked, "No run of this preset yet.")
     whole = {"agreement": agreement_block(tables), MAIN: goal_block("quick", tables.get("quick"), BEST)}
-    goals = {f"{name}{GOAL}": goal_block(name, tables.get(name)) for name in PRESETS}
-    strange = [name for name in asked if name not in {*PRESETS, *whole, *goals}]
+    for name in PRESETS:
+        whole[f"{name} goal"] = goal_block(name, tables.get(name))
+        whole[f"{name} history"] = history_block(name, tables.get(name), history)
+    strange = [name for name in asked if name not in {*PRESETS, *whole}]
     if strange:
         raise UserError(f"no preset is called {', '.join(strange)}")
     found |= {name: "\n\n".join(preset_block(name, table, history)) for name, table in tables.items()}
-    return found | {name: block for name, block in (whole | goals).items() if name in asked}
+    return found | {name: block for name, block in whole.items() if name in asked}
 
 
 def earlier_scores() -> dict[str, dict[str, float]]:
@@ -205,11 +209,7 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     rows = sorted(table.scores(name), key=_order)
     tasks = [task for task in TASKS if any(run.task == task for run in runs)]
     yield _what(table)
-    yield _table(["rule", *tasks, "mean", "seeds"], [_scores(row, tasks, history) for row in rows])
-    yield (
-        "In brackets the history's score, a mean over all settings of the task. "
-        f"{ABSENT}: some of the task's settings lack a run."
-    )
+    yield history_block(name, table, history)
     yield from _stood_in(table)
     own = preset_scores(runs, name)  # a copy of its parent's score is no evidence of an order
     order = [line for task in tasks if (line := _order_of_history(name, task, own, history))]
@@ -245,6 +245,18 @@ def preset_block(name: str, table: Table, history: Scores) -> Iterator[str]:
     missing = list(_missing(name, rows))
     if missing:
         yield "\n".join(["Not there yet:", "", *missing])
+
+
+def history_block(name: str, table: Table | None, history: Scores) -> str:
+    """The scores of a preset's rules, and the history's."""
+    if table is None:
+        return "No run of this preset yet."
+    tasks = [task for task in TASKS if any(run.task == task for run in table.runs)]
+    lines = [_scores(row, tasks, history) for row in sorted(table.scores(name), key=_order)]
+    return (
+        f"{_table(['rule', *tasks, 'mean', 'seeds'], lines)}\n\nIn brackets the history's score, a mean over all "
+        f"settings of the task. {ABSENT}: some of the task's settings lack a run."
+    )
 
 
 def _stood_in(table: Table) -> Iterator[str]:
