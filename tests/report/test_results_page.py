@@ -256,6 +256,7 @@ def test_the_page_of_this_repository_is_what_its_tables_say(script: ModuleType) 
     """`python results/report.py` mends it."""
     root = SCRIPT.parents[1]
     assert script.write(root / "results", root / "docs", check=True)
-    page = (root / "docs" / "results.md").read_text()
-    for name in re.findall(r"\(images/(results-[^)]+)\)", page):
-        assert (root / "docs" / "images" / name).exists()
+    for page in sorted((root / "docs").glob("results*.md")):
+        names = re.findall(r"""["(]images/(results-[^)"]+)[")]""", page.read_text())
+        assert names
+        assert all((root / "docs" / "images" / name).exists() for name in names)
