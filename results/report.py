@@ -5,9 +5,9 @@
 
 The words around the blocks are written by hand, in docs/results.md (what was found, in two pages),
 docs/results-notes.md (how, and what else), docs/results-tables.md (every table) and README.md. A block stands
-between `<!-- results: NAME -->` and `<!-- end: NAME -->`. NAME is a preset (all its tables), a preset and `goal`
-(every rule beside the reference) or `history` (its scores beside the history's), `agreement`, or `main` (the
-rules with the best means). Tables may be incomplete or absent: what is missing is named, and so is every run
+between `<!-- results: NAME -->` and `<!-- end: NAME -->`. NAME is a preset (all its tables), a preset and
+`goal` (every rule beside the reference) or `history` (its scores beside the history's), `agreement`, or `main`
+(the rules with the best means). Tables may be incomplete or absent: what is missing is named, and so is every run
 that does not count.
 """
 
@@ -254,8 +254,8 @@ def history_block(name: str, table: Table | None, history: Scores) -> str:
     tasks = [task for task in TASKS if any(run.task == task for run in table.runs)]
     lines = [_scores(row, tasks, history) for row in sorted(table.scores(name), key=_order)]
     return (
-        f"{_table(['rule', *tasks, 'mean', 'seeds'], lines)}\n\nIn brackets the history's score, a mean over all "
-        f"settings of the task. {ABSENT}: some of the task's settings lack a run."
+        f"{_table(['rule', *tasks, 'mean', 'seeds'], lines)}\n\nIn brackets the history's score, a mean over "
+        f"all settings of the task. {ABSENT}: some of the task's settings lack a run."
     )
 
 
