@@ -1,68 +1,132 @@
-"""Checks the Triton kernels against their plain forms on this GPU.
+"""Times the mixer's Triton kernels one by one, after checking them, beside what the device's memory can do.
 
-    python benchmarks/kernels.py
+    python benchmarks/kernels.py [--rules delta_net,softmax,gated_delta_net] [--members 48] [--length 128]
 
-Printed are the relative errors of outputs and gradients. The last line is JSON.
+For each rule the outputs and gradients of its chunk loop are compared with the plain form in float64. Then
+one training step of a fleet is run, its kernels are recorded with what they were given, and each is called
+again, alone: milliseconds a call (the fastest of ten), how often a step calls it, and the bytes of all that
+it is given and makes, as a share of what a large copy in the same process moves in that time. The last line
+is JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from archer.fleet.fleet import Fleet
+from archer.fleet.train import build_model
 from archer.rules import chunk_loop, get_rule
 from archer.rules.algebra import enable_kernels
+from archer.rules.inputs import random_inputs
+from fleet import best_seconds, ceilings, make_runs, random_examples, step
+
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Of relative errors. One draw says little in bfloat16 about sums in which nearly all cancels: of the plain
+form itself the gradient of gated_delta_net's A_log is up to 3.5% off."""
 
 
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """|found - wanted| / |wanted|."""
-    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+def relative_errors(rule: str, dtype: torch.dtype, device: str) -> dict[str, float]:
+    """|kernels - plain in float64| / |plain in float64| of outputs, last state and every gradient."""
+    value = 64 if get_rule(rule).layer.expand_value > 1 else 32
+    inputs = random_inputs(
+        get_rule(rule), 0, leading=(64,), length=128, key_width=32, value_width=value, dtype=torch.float32,
+        spread=0.5, device=device,
+    )  # fmt: skip
+    out = torch.randn(inputs.v.shape, generator=torch.Generator().manual_seed(0)).double().to(device)
 
-
-def compare(
-    rule: str, dtype: torch.dtype, heads: int = 64, length: int = 128, value: int = 32
-) -> dict[str, float]:
-    """One rule through the kernels, against the plain form in float64 on the same numbers."""
-    generator = torch.Generator(device="cuda").manual_seed(0)
-    shapes = {"q": 32, "k": 32, "v": value, "beta": 1}
-    x = {n: torch.randn(heads, length, d, generator=generator, device="cuda") for n, d in shapes.items()}
-    x["q"], x["k"] = (torch.nn.functional.normalize(x[n], dim=-1) for n in "qk")
-    x["beta"] = x["beta"].sigmoid()
-    loaded = get_rule(rule)
-    features = {n: torch.randn(heads, length, 1, generator=generator, device="cuda") for n in loaded.features}
-    parameters = {n: torch.rand(heads, 1, 1, generator=generator, device="cuda") for n in loaded.parameters}
-    x |= features | parameters
-    out = torch.randn(heads, length, value, generator=generator, device="cuda").double()
-
-    def run(kind: torch.dtype) -> list[torch.Tensor]:
-        leaves = {n: t.to(dtype).to(kind).requires_grad_() for n, t in x.items()}
-        o, state = chunk_loop(
-            loaded, *(leaves[n] for n in ("q", "k", "v", "beta")), {n: leaves[n] for n in features},
-            {n: leaves[n] for n in parameters},
-        )  # fmt: skip
+    def results(kind: torch.dtype) -> dict[str, torch.Tensor]:
+        leaves = {n: x.to(dtype).to(kind).requires_grad_() for n, x in inputs.tensors().items()}
+        sequence = [leaves[n] for n in ("q", "k", "v", "beta")]
+        named = [{n: leaves[n] for n in given} for given in (inputs.features, inputs.parameters)]
+        o, state = chunk_loop(get_rule(rule), *sequence, *named)
         gradients = torch.autograd.grad((o * out.to(o.dtype)).sum(), list(leaves.values()))
-        return [o, state["S"], *gradients]
+        return {"o": o, "S": state["S"]} | {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
 
-    wanted, found = run(torch.float64), run(dtype)  # float64 never takes the kernels
-    names = ["o", "S", *x]
-    return {n: relative(a, b) for n, a, b in zip(names, found, wanted, strict=True)}
+    wanted, found = results(torch.float64), results(dtype)  # float64 never takes the kernels
+    return {n: ((found[n].double() - x).norm() / x.norm()).item() for n, x in wanted.items()}
+
+
+@dataclass
+class Call:
+    """One kernel as a training step calls it. count: how often. bytes: of all that it is given and makes."""
+
+    run: Callable[[], Any]
+    bytes: int
+    count: int = 1
+
+
+@dataclass
+class Recorder(TorchDispatchMode):
+    """Keeps the first call of each of our kernels, with its arguments."""
+
+    calls: dict[str, Call] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function.namespace == "archer":
+            name = function.name().partition("::")[2]
+            if name in self.calls:
+                self.calls[name].count += 1
+            else:
+                tensors = [x for x in tree_leaves((args, made)) if isinstance(x, torch.Tensor)]
+                moved = sum(x.numel() * x.element_size() for x in tensors)
+                self.calls[name] = Call(lambda: function(*args, **(kwargs or {})), moved)
+        return made
+
+
+def recorded(rule: str, members: int, length: int, device: torch.device) -> dict[str, Call]:
+    """The kernels of one training step of a fleet that is not compiled."""
+    runs = make_runs(rule, members, length, "bf16")
+    fleet = Fleet.start(build_model(runs[0]), runs, random_examples, device)
+    with Recorder() as recorder:
+        step(fleet, 0)
+    return recorder.calls
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rules", default="delta_net,softmax,gated_delta_net")
+    parser.add_argument("--members", type=int, default=48)
+    parser.add_argument("--length", type=int, default=128, help="tokens as trained")
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/kernels.py needs a CUDA device; this machine has none")
+    device = torch.device("cuda")
     enable_kernels()
-    results = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        for rule, value in (("delta_net", 32), ("softmax", 32), ("gated_delta_net", 64)):
-            results[f"{rule} {dtype}"] = compare(rule, dtype, value=value)
-            print(rule, dtype, {n: f"{e:.1e}" for n, e in results[f"{rule} {dtype}"].items()}, flush=True)
+    limit = ceilings(device)["gb_per_second"]
+    rows, errors = [], {}
+    for rule in arguments.rules.split(","):
+        for dtype, bound in BOUNDS.items():
+            found = relative_errors(rule, dtype, "cuda")
+            assert all(error < bound for error in found.values()), f"{rule}, {dtype}: {found}"
+            errors[f"{rule} {dtype}"] = found
+        for name, call in recorded(rule, arguments.members, arguments.length, device).items():
+            seconds = best_seconds(call.run, device)
+            rate = call.bytes / seconds / 1e9
+            rows.append(
+                {"rule": rule, "kernel": name, "ms": seconds * 1e3, "calls": call.count,
+                 "gb": call.bytes / 1e9, "gb_per_second": rate, "share_of_copy": rate / limit}
+            )  # fmt: skip
+            print({n: round(x, 4) if isinstance(x, float) else x for n, x in rows[-1].items()}, flush=True)
     print(
         json.dumps(
-            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "relative_errors": results}
+            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "members": arguments.members,
+             "length": arguments.length, "kernels": rows, "relative_errors": errors}
         )
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
