@@ -11,7 +11,7 @@ from archer.research.papers import search_cards
 from archer.research.researcher import Context
 from archer.research.rule_text import chain, read_rule
 from archer.research.words import differences
-from archer.rules.rule import SLOTS, VOCABULARY
+from archer.rules.rule import PREPARED, SLOTS, VOCABULARY
 
 ROOM = 24_000
 """Characters of a whole question at most, the instructions aside."""
@@ -40,6 +40,9 @@ and for names that you declare at the top level, beside the function:
     gamma = Parameter(0.98, within=(0, 1))    one learned number per head (within=(0, torch.inf) for positive)
     g = Feature(within=(0, 1), bias=0.0)      one number per token and head, computed from the layer's input
     M = Carried()                             a state [Dk, Dv] beside S; return it: `return M, {{"M": M}}`
+`prepare` runs for all chunks before the loop and returns a dictionary: names of its own, for which later
+slots may ask, u and w (`**wy(k, v, beta)`; `from archer.rules import wy`), and any of:
+{chr(10).join(f"    {name}: {meaning}" for name, meaning in PREPARED.items() if name not in "uw")}
 Laws: a token's output must not depend on later tokens; no statistics over the batch or the heads; no
 randomness, no loops over tokens, no growth of cost beyond linear in the length; finite gradients everywhere
 (put an epsilon inside a root); float32 and bfloat16 give the exact result up to rounding, so nothing on the

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from archer.rules.compose import grammar
 from archer.rules.registry import get_rule, rule_names
-from archer.rules.rule import SLOTS, VOCABULARY, Rule
+from archer.rules.rule import PREPARED, SLOTS, VOCABULARY, Rule
 
 PLACE = Path("docs") / "rules.md"
 FIGURES = Path("docs") / "rules.json"
@@ -113,9 +114,20 @@ def _section(x: Description) -> str:
 
 
 def _slots() -> str:
+    return "\n\n".join(
+        [
+            "## What a slot may ask for",
+            _names(VOCABULARY),
+            "## What `prepare` may return",
+            "Beside names of its own, for which later slots may ask; a rule without one has its parent's.",
+            _names(PREPARED),
+        ]
+    )
+
+
+def _names(meanings: Mapping[str, str]) -> str:
     lines = [_row(["name", "what it is"]), _row(["---", "---"])]
-    lines += [_row([f"`{name}`", meaning]) for name, meaning in VOCABULARY.items()]
-    return "\n\n".join(["## What a slot may ask for", "\n".join(lines)])
+    return "\n".join(lines + [_row([f"`{name}`", meaning]) for name, meaning in meanings.items()])
 
 
 def _grammar() -> str:

@@ -59,9 +59,19 @@ VOCABULARY: Mapping[str, str] = {
 }
 """The names that a slot may ask for, with their shapes."""
 
-PREPARED = ("q", "k", "v", "beta", "u", "w", "q_read", "k_write", "decay", "keep")
-"""What `prepare` may return. q_read and k_write stand in for q in `q S` and k in `kᵀ e`; decay `[C, C]`
-multiplies the weights; keep `[1 or Dk, 1]` multiplies S before `retain` sees it."""
+PREPARED: Mapping[str, str] = {
+    "q": "[C, Dk] instead of q, in scores too",
+    "k": "[C, Dk] instead of k, in scores too",
+    "v": "[C, Dv] instead of v",
+    "beta": "[C, 1] instead of beta",
+    "u": "[C, Dv] what the chunk would write onto an empty state; `wy(k, v, beta)` gives u and w",
+    "w": "[C, Dk] what it reads of the state before that",
+    "q_read": "[C, Dk] instead of q in q S",
+    "k_write": "[C, Dk] instead of k in kᵀ e",
+    "decay": "[C, C] a factor of the weights",
+    "keep": "[1 or Dk, 1] a factor of S before `retain` sees it",
+}
+"""What `prepare` may return, beside names of its own for later slots."""
 
 LOOPS_OWN = ("causal", "scores", "weights", "S", "e", "o", "G")
 """What `prepare` may not return: the loop makes it."""
