@@ -168,7 +168,7 @@ def _nearest_file(path: Path) -> str:
         return f": there is no folder {path.parent}"
     names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     near = get_close_matches(path.name, names, n=3, cutoff=0.5)
-    near = near or sorted(name for name in names if name.endswith((".csv", ".tsv", ".txt")))[:5]
+    near = near or sorted(name for name in names if name.endswith((".csv", ".tsv")))[:5]
     return f"; nearest in {path.parent}: {', '.join(near)}" if near else "; there is no table beside it"
 
 
