@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -94,6 +95,19 @@ def test_the_interval_holds_the_truth():
         low, high = kendall_interval(tau, 14)
         inside += low <= truth <= high
     assert 0.92 <= inside / rounds <= 0.99
+
+
+def test_a_run_that_two_presets_have_counts_in_both(tmp_path: Path):
+    """A run's key says nothing of its preset: those of baseline are among those of full."""
+    for preset in ("baseline", "full"):
+        runs = table(preset, ranked(6))
+        same = [replace(run, key=f"{number:020}") for number, run in enumerate(runs)]
+        write_runs(tmp_path / f"{preset}.csv", same)
+    lines = json.loads(
+        data("doctor", "--presets", "--results", tmp_path, "--json", "--project", tmp_path / "none")
+    )
+    pair = [line for line in lines if (line["first"], line["second"]) == ("baseline", "full")]
+    assert [len(line["rules"]) for line in pair] == [6] * 7
 
 
 def test_the_command_reads_tables_and_ledgers(tmp_path: Path):

@@ -316,7 +316,8 @@ def _presets(project: Path, folder: Path | None, as_json: bool) -> None:
 
 
 def known_runs(project: Path, folder: Path | None) -> tuple[RunRecord, ...]:
-    """The runs of a project's ledger, where there is one, and of a folder's tables; each run once.
+    """The runs of a project's ledger, where there is one, and of a folder's tables; each once in a preset.
+    Presets that hold the same run (baseline's are among those of full) each need it.
 
     Raises UserError where there is neither.
     """
@@ -330,10 +331,10 @@ def known_runs(project: Path, folder: Path | None) -> tuple[RunRecord, ...]:
             f"--results: '{folder}' holds none of {', '.join(named)}; "
             "`archer table --preset P --runs --csv P.csv` writes one"
         )
-    runs = {run.key: run for path in tables for run in read_runs(path)}
+    runs = {(run.preset, run.key): run for path in tables for run in read_runs(path)}
     if (project / LEDGER_NAME).exists():
         with Ledger.in_folder(project, read_only=True) as ledger:
-            runs |= {run.key: run for run in ledger.runs()}
+            runs |= {(run.preset, run.key): run for run in ledger.runs()}
     elif not tables:
         raise UserError(
             f"'{project}' holds no project, and no table was given: name a project with --project, "
