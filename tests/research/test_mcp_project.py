@@ -12,9 +12,10 @@ from tests.report import example
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
 from archer.cli.mcp import ProjectDesk, Submission
-from archer.cycle.plan import get_preset
-from archer.cycle.training import Resources
+from archer.cycle.plan import get_preset, named_subject, recipe_of, runs_of
+from archer.cycle.training import Resources, run_record
 from archer.errors import UserError
+from archer.fleet.run import Outcome
 from archer.ledger import Ledger
 from archer.ledger.records import TASKS
 from archer.research.mcp import build_server
@@ -139,3 +140,16 @@ def test_from_a_submission_to_its_verdict(tmp_path):
     with pytest.raises(UserError, match="no proposal 'nothing'"):
         later.verdict("nothing", 0)
     assert Path(tmp_path / "project").is_dir()
+
+
+def test_a_rule_that_is_its_parent_somewhere_has_a_mean(tmp_path):
+    """decay was not trained on Compress, where it computes what delta_net computes under smoke."""
+    preset = get_preset("smoke")
+    with Ledger.in_folder(tmp_path) as ledger:
+        for rule in ("delta_net", "decay"):
+            for run in runs_of(named_subject(rule), preset, recipe_of(preset)):
+                if rule == "delta_net" or run.setting.task != "Compress":
+                    score = Outcome(run.key, "finished", 0.5, 0.5, 0.5, 8, (), 1, 1.0, "cpu")
+                    ledger.add_run(run_record(run, score, preset.name))
+    rows = ProjectDesk(tmp_path, preset, Resources(device="cpu")).leaderboard()
+    assert {row["rule"]: row["mean"] for row in rows} == {"delta_net": 0.5, "decay": 0.5}

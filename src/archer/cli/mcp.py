@@ -144,11 +144,16 @@ class ProjectDesk:
         )
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Scores of the preset, best mean first; rules without a mean last."""
+        """Scores of the preset, best mean first; rules without a mean last. Where a rule computes what its
+        parent computes, the parent's runs count."""
+        from archer.cli.shared import latest_versions
+        from archer.cycle.reach import Reach
         from archer.ledger.summary import score_table
 
         with self._reading() as lab:
-            rows = score_table(lab.ledger.runs(preset=self.preset.name), self.preset.name)
+            runs = lab.ledger.runs(preset=self.preset.name)
+            stand_ins = Reach(lab.ledger, latest_versions(runs)).stand_ins()
+            rows = score_table((*runs, *stand_ins), self.preset.name)
         ordered = sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0.0), row.rule))
         return [
             {"rule": row.rule, "mean": row.mean, "seeds": row.seeds, "scores": dict(row.scores)}
