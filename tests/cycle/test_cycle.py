@@ -196,6 +196,16 @@ def test_diverging_runs_are_recorded_and_reported(tmp_path: Path) -> None:
     assert (notes.known, notes.trained) == (8, []), "a diverged run is a result: it is not trained again"
 
 
+def test_a_bench_says_what_it_trains_unverified(tmp_path: Path) -> None:
+    """A bench verifies nothing; a file that sees the future has a high score there."""
+    path, notes = tmp_path / "leaks.py", Notes()
+    path.write_text(LEAKING_RULE)
+    bench([str(path), "delta_net"], tmp_path, preset=tiny(**ONE_TASK), watcher=notes, resources=PLAIN)
+    assert [said for said in notes.said if "unverified" in said] == [
+        f"{path} is trained unverified: `archer verify {path}` says whether it sees the future"
+    ]
+
+
 def test_where_every_run_diverges_the_cycle_failed(tmp_path: Path) -> None:
     preset = tiny(**ONE_TASK, learning_rates=(1e38,))
     result = bench(["delta_net"], tmp_path, preset=preset, resources=PLAIN)

@@ -236,6 +236,10 @@ def bench(
         lab.watcher.phase("train", ", ".join(names))
         if trust:
             lab.watcher.note(LIFTED)
+        for place in _unverified(lab, asked):
+            lab.watcher.note(
+                f"{place} is trained unverified: `archer verify {place}` says whether it sees the future"
+            )
         together, reach = gather(lab, subjects, recipe_of(preset, schedule))
         pairs = [Pair(name, reference, reach.same(name, reference)) for name in names if name != reference]
         try:
@@ -250,6 +254,12 @@ def bench(
         lab.watcher.phase("judge")
         found, won = tuple(map(confirmed, comparisons, wins)), tuple(win for win in wins if win)
         return _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won)
+
+
+def _unverified(lab: Laboratory, asked: Mapping[str, Subject]) -> list[str]:
+    """A person's files among what is benched, but for rules that passed verification in this project."""
+    passed = {v.rule_hash for v in lab.ledger.verifications() if v.passed}
+    return [name for name, subject in asked.items() if ".py" in name and subject.hash not in passed]
 
 
 def _check_modules(asked: Mapping[str, Subject], width: int) -> None:
