@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,12 @@ def test_a_model_is_not_told_that_the_machine_is_its_mistake(tmp_path: Path, bro
     verify = verifier(tmp_path, PRESETS["smoke"])
     with pytest.raises(WallFailed, match=broken_bubblewrap):
         verify(get_rule("softmax").source, "softmax_again")
+
+
+def test_a_project_folder_that_cannot_be_written_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert examine(tmp_path / "not" / "there").problems == ()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path and access(place, mode))
+    assert f"'{tmp_path}' cannot be written" in examine(tmp_path / "not" / "there").problems[-1]

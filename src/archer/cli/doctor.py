@@ -134,7 +134,7 @@ def examine(project: Path) -> Machine:
         compile_cache=_folder(_compile_cache()),
         extras={extra: all(find_spec(name) for name in names) for extra, names in EXTRAS.items()},
         walls=found,
-        problems=(*problems, *failure),
+        problems=(*problems, *failure, *_unwritable(project)),
     )
 
 
@@ -218,6 +218,15 @@ def _folder(path: Path) -> Folder:
     except OSError:
         free = None
     return Folder(str(path), path.is_dir(), free)
+
+
+def _unwritable(project: Path) -> tuple[str, ...]:
+    """What is wrong where nothing can be written to the project folder, or it cannot be made."""
+    path = project.absolute()
+    nearest = next(place for place in (path, *path.parents) if place.is_dir())
+    if os.access(nearest, os.W_OK | os.X_OK):
+        return ()
+    return (f"'{nearest}' cannot be written, so no project can be there: name another folder with --project",)
 
 
 def _compile_cache() -> Path:
