@@ -33,6 +33,10 @@ MADE = {
     "one decay for all": """'decay': k.new_full((1, 1), 0.7)""",
     "own queries and a decay": """'decay': causal * v.mean(-1, keepdim=True).sigmoid(), 'q_read': 0.5 * q""",
     "queries before the scores": """'q': q - 0.3 * k""",
+    "scores in a wider space than the state": (
+        """'q': q.repeat_interleave(2, -1), 'k': k.repeat_interleave(2, -1), 'q_read': q, 'k_write': k"""
+    ),
+    "one read for all": """'w': 0.1 * k[..., :1, :]""",
     "keys of its own": """'k_write': k * beta, 'keep': beta.mean((-2, -1), keepdim=True)""",
 }
 """What `prepare` hands on, beside the WY form, in rules that weigh as delta_net does; each goes its own way

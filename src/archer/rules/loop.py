@@ -160,7 +160,7 @@ def _run_chunks(
     rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor
 ) -> tuple[Tensor, State]:
     prepared = prepare_chunks(rule, chunks, parameters, start)
-    kernels = _scan_kernels(rule, prepared)
+    kernels = _scan_kernels(rule, prepared, state["S"])
     if kernels is not None:
         parts = [prepared[n] for n in ("q_read", "k_write", "u", "w")]
         # what the kernel makes itself, the compiler leaves out of `prepared`
@@ -185,15 +185,22 @@ def _for_each_chunk(x: Tensor, count: int, axes: int) -> Tensor:
     return x.expand(count, *x.shape[1:])
 
 
-def _scan_kernels(rule: Rule, prepared: Values) -> Any:
+def _scan_kernels(rule: Rule, prepared: Values, S: Tensor) -> Any:
     """The GPU kernels, if this rule does what delta_net does from `e = u - w S` on, and its sizes fit."""
     keep = prepared.get("keep")
     scalar = keep is None or keep.shape[-2:] == (1, 1)
     if not (rule.plain_scan and scalar and "weights" in prepared and "u" in prepared):
         return None
-    if prepared["u"].shape[-2] != prepared["q"].shape[-2] or prepared["weights"].dim() != prepared["q"].dim():
-        return None  # two writes per token (gated_delta_product), or weights made of constants alone
-    return kernels_for(prepared["q"], prepared["q"].shape[-2], prepared["u"].shape[-1])
+    size, (key, value) = prepared["causal"].shape[-1], S.shape[-2:]
+    shapes = {name: (size, key) for name in ("w", "q_read", "k_write")}
+    shapes |= {"q": (size, key), "k": (size, key)} if rule.plain_weights else {"weights": (size, size)}
+    if prepared["u"].shape[1:] != (*S.shape[:-2], size, value):
+        return None  # two writes per token (gated_delta_product)
+    if any(prepared[name].shape[-2:] != shape for name, shape in shapes.items()):
+        return None  # wider for the scores than for the state, or one row for all
+    if prepared["weights"].dim() != prepared["q"].dim():
+        return None  # weights made of constants alone
+    return kernels_for(prepared["q_read"], size, value)
 
 
 def _weights(rule: Rule, values: Values) -> Tensor:
