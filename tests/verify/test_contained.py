@@ -198,6 +198,29 @@ def test_no_scratch_folder_is_left_behind():
     assert after <= before
 
 
+FIRST_VALUES = """
+import torch
+from archer.rules import Parameter
+parent = "softmax_scaled"
+tau = Parameter({tau}, within=(0, float("inf")))
+def similarity(q, scores, causal, tau):
+    logits = tau * q.shape[-1] ** 0.5 * scores
+    return logits.masked_fill(~causal, -torch.inf).softmax(-1)
+def retain(S):
+    return 0.9 * S
+"""
+
+
+def test_other_first_values_of_the_parents_parameters_are_within_reach():
+    for tau, reached in ((1.0, (128,)), (8.0, (32, 64, 128))):
+        source = FIRST_VALUES.format(tau=tau)
+        found = verify_rule(source, "mine", allow_many=True, lengths=(32, 64, 128))
+        assert found.reach == reached, tau
+    moved = 'from archer.rules import Parameter\nparent = "decay"\ngamma = Parameter(0.5, within=(0, 1))\n'
+    found = verify_rule(f"{moved}def retain(S, gamma):\n    return gamma * S\n", "mine", lengths=(64, 96))
+    assert found.passed and found.reach == (96,)
+
+
 def test_the_reach_is_measured_at_the_chunk_size_that_training_uses():
     for chunk_size, reached in ((32, (96, 128)), (16, (48, 96, 128)), (64, ())):
         found = verify_rule(
