@@ -14,6 +14,7 @@ from tests.cycle.tiny import (
     RULE_IN_SIX_LINES,
     SETTINGS,
     THIEVING_RULE,
+    TINY,
     check_integrity,
     tiny,
 )
@@ -152,6 +153,20 @@ class Interrupting(Notes):
         super().finished(record)
         if len(self.trained) == self.after:
             raise KeyboardInterrupt
+
+
+def test_a_setting_that_two_presets_share_counts_in_both(tmp_path: Path) -> None:
+    """As mad-lab's baseline settings are in `baseline` and in `full`: trained once, scored under each."""
+    more = tuple(replace(setting, train_examples=48) for setting in TINY.settings)
+    wide = replace(TINY, name="wide", settings=(*TINY.settings, *more))
+    bench(["delta_net"], tmp_path, preset=TINY, resources=PLAIN)
+    found = bench(["delta_net"], tmp_path, preset=wide, resources=PLAIN)
+    assert [task.settings for task in found.comparisons[0].tasks] == [2] * 6
+    with Ledger.in_folder(tmp_path) as ledger:
+        assert len(ledger.runs(preset="tiny")) == 12
+        assert len(ledger.runs(preset="wide")) == 24
+    again = bench(["delta_net"], tmp_path, preset=TINY, resources=PLAIN)
+    assert {run.preset for run in again.runs} == {"tiny"} and len(again.runs) == 12
 
 
 def test_a_bench_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:

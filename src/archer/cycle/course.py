@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from archer.cycle.laboratory import Laboratory
 from archer.cycle.ladder import Rung, above, held_back
 from archer.cycle.project import now
-from archer.cycle.training import Resources
+from archer.cycle.training import Resources, trained_as
 from archer.errors import UserError
 from archer.ledger.records import CycleRecord, ProposalRecord
 from archer.report.summary import Spent
@@ -175,7 +175,10 @@ def _gpu_seconds(lab: Laboratory, own: Sequence[CycleRecord], since: str) -> flo
     seconds = sum(
         run.wall_seconds
         for run in lab.ledger.runs()
-        if run.finished_at >= since and run.key not in others and run.device not in ("", "cpu")
+        if run.finished_at >= since
+        and run.key not in others
+        and run.key == trained_as(run)
+        and run.device not in ("", "cpu")
     )
     return seconds / processes_per_device(available_devices(lab.resources.device)) if seconds else 0.0
 

@@ -22,6 +22,7 @@ from archer.cycle.training import (
     stand_by,
     starter,
     train_missing,
+    trained_as,
     training_plan,
 )
 from archer.cycle.watch import Watcher
@@ -218,7 +219,7 @@ class Laboratory:
             left = max(1e-3, budget - (time.monotonic() - began))
             self.resources = replace(self.resources, budget_seconds=left)
         keys = {run.key for run in wanted}
-        return tuple(record for record in found if record.key in keys)
+        return tuple(record for record in found if trained_as(record) in keys)
 
     @property
     def confirms(self) -> bool:

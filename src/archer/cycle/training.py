@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ from archer.ledger import Ledger
 from archer.ledger.records import CurvePoint, RuleSource, RunRecord
 from archer.mad import Setting
 from archer.mad.store import load
+
+SHARED = "@"
+"""Between a run's key and a preset: the record of a run that was trained under another preset."""
 
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
@@ -72,11 +75,31 @@ def train_missing(
                 ledger.add_run(record)
                 watcher.finished(record)
     records = tuple(
-        record for record in ledger.runs(keys=list(wanted)) if resources.race or record.status != "dropped"
+        record
+        for record in _under(preset, ledger, list(wanted))
+        if resources.race or record.status != "dropped"
     )
     if len(records) < len(wanted):
         raise TimeIsUp(records, len(wanted))
     return records
+
+
+def _under(preset: str, ledger: Ledger, keys: list[str]) -> list[RunRecord]:
+    """The records of these runs under this preset. What another preset trained first, in a setting that both
+    have, is kept once more under this one: tables and comparisons are of one preset each."""
+    found = [
+        one if one.preset == preset else replace(one, preset=preset, key=f"{one.key}{SHARED}{preset}")
+        for one in ledger.runs(keys=keys)
+    ]
+    shared = [one for one in found if SHARED in one.key]
+    if shared:
+        ledger.add_runs(shared)
+    return found
+
+
+def trained_as(record: RunRecord) -> str:
+    """The key of the run that was trained, whatever preset the record stands under."""
+    return record.key.partition(SHARED)[0]
 
 
 def _missing(ledger: Ledger, runs: Iterable[Run], race: bool) -> list[Run]:
