@@ -50,6 +50,16 @@ def test_any_module_is_a_subject(tmp_path: Path) -> None:
     assert outcome.key != replace(run, subject=named_subject(f"{path}:Averaging", {"scale": 2.0})).key
 
 
+def test_other_arguments_are_another_module(tmp_path: Path) -> None:
+    """Tables and cycles know a module by its name and hash alone."""
+    path = tmp_path / "mixer.py"
+    path.write_text(MIXER)
+    plain, half, twice = (
+        named_subject(f"{path}:Averaging", arguments) for arguments in (None, {"scale": 0.5}, {"scale": 2.0})
+    )
+    assert len({plain.hash, half.hash, twice.hash}) == 3
+
+
 def test_a_class_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     path = tmp_path / "mixer.py"
     path.write_text(MIXER)

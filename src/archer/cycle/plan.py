@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from inspect import signature
@@ -93,16 +94,19 @@ def _baseline_subject(name: str) -> Subject:
 
     mixer = type(baselines.baseline(name, 64))
     heads = {"heads": 4} if "heads" in signature(mixer).parameters else {}
-    return replace(module_subject(f"{baselines.__file__}:{mixer.__name__}", heads), name=name)
+    subject = module_subject(f"{baselines.__file__}:{mixer.__name__}", {})
+    return replace(subject, name=name, arguments=tuple(heads.items()))
 
 
 def module_subject(place: str, arguments: Mapping[str, Any]) -> Subject:
-    """A PyTorch module, "file.py:ClassName", built as ClassName(width, **arguments)."""
+    """A PyTorch module, "file.py:ClassName", built as ClassName(width, **arguments): with other arguments it
+    is another one, as an edited rule is another rule under the same name."""
     from archer.verify import load_source
 
     path, _, class_name = place.rpartition(":")
     source = load_source(Path(path))
-    digest = hashlib.sha256(f"{class_name}\0{source}".encode()).hexdigest()[:12]
+    built = [class_name, source, *([json.dumps(dict(arguments), sort_keys=True)] if arguments else [])]
+    digest = hashlib.sha256("\0".join(built).encode()).hexdigest()[:12]
     return Subject(
         class_name,
         source,
