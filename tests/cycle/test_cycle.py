@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests.cycle.tiny import (
@@ -24,6 +25,8 @@ from archer.cycle.training import Resources
 from archer.errors import UserError
 from archer.ledger import Ledger, LockError, project_lock
 from archer.ledger.records import TASKS, RunRecord
+from archer.mad.published import folder_name
+from archer.mad.tasks import generate
 
 PLAIN = Resources(walls=False)
 ONE_TASK = {"settings": SETTINGS[3:4]}
@@ -153,6 +156,28 @@ class Interrupting(Notes):
         super().finished(record)
         if len(self.trained) == self.after:
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_runs_on_generated_data_do_not_count_for_published_data(tmp_path: Path, marked: bool) -> None:
+    for setting in TINY.settings:
+        for split in ("train", "test"):
+            folder = tmp_path / "published" / folder_name(setting) / split
+            folder.mkdir(parents=True)
+            examples = generate(setting, 4711, split)
+            np.save(folder / "inputs.npy", examples.inputs)
+            np.save(folder / "targets.npy", examples.targets)
+    published = replace(PLAIN, data_dir=tmp_path / "published")
+    bench(["delta_net"], tmp_path / "a", preset=TINY, resources=PLAIN)
+    if not marked:  # a project of an earlier version
+        (tmp_path / "a" / "training" / "data").unlink()
+    with pytest.raises(UserError, match="trained on generated data, and published data were asked for"):
+        bench(["delta_net"], tmp_path / "a", preset=TINY, resources=published)
+    bench(["delta_net"], tmp_path / "a", preset=TINY, resources=PLAIN)
+    if marked:
+        bench(["delta_net"], tmp_path / "b", preset=TINY, resources=published)
+        with pytest.raises(UserError, match="give --data"):
+            bench(["delta_net"], tmp_path / "b", preset=TINY, resources=PLAIN)
 
 
 def test_a_setting_that_two_presets_share_counts_in_both(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from archer.cycle.plan import subject_of
 from archer.cycle.project import Project, now
 from archer.cycle.training import (
     Resources,
+    check_data,
     check_race,
     check_resources,
     stand_by,
@@ -358,6 +359,7 @@ def open_laboratory(
         Ledger.in_folder(project.folder) as ledger,
         closing(Standby(starter(resources))) as standby,
     ):
+        check_data(project, ledger, resources)
         yield Laboratory(
             project, ledger, preset, tables, resources, watcher or Watcher(), seed,
             judging=judging or Judging(), standby=standby,

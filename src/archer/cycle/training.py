@@ -27,6 +27,9 @@ from archer.ledger.records import CurvePoint, RuleSource, RunRecord
 from archer.mad import Setting
 from archer.mad.store import load
 
+DATA, GENERATED = "data", "generated"
+"""The file in a project's folder for training that says on which data its runs are trained, and a word for it."""
+
 SHARED = "@"
 """Between a run's key and a preset: the record of a run that was trained under another preset."""
 
@@ -66,6 +69,7 @@ def train_missing(
     if missing:
         plan = training_plan(project, resources)
         stand_by(standby, plan, most=len(grouped(missing)))
+        (project.training / DATA).write_text(f"{_data(resources)}\n", encoding="utf-8")
         _keep_sources(ledger, missing)
         _prepare_data(missing, resources.data_dir)
         trained = launch(missing, plan, start=starter(resources), report=watcher.event, standby=standby)
@@ -125,6 +129,24 @@ def check_resources(resources: Resources, settings: Iterable[Setting]) -> None:
         for setting in settings:
             for split in SPLITS:
                 load(setting, 0, split, resources.data_dir)
+
+
+def check_data(project: Project, ledger: Ledger, resources: Resources) -> None:
+    """Raises UserError where the project's runs were trained on other data: neither their keys nor its
+    checkpoints tell generated from published data, so that one would count as the other."""
+    asked, kept = _data(resources), project.training / DATA
+    there = kept.read_text(encoding="utf-8").strip() if kept.exists() else ""
+    if not there and resources.data_dir is not None and ledger.runs():
+        there = GENERATED
+    if there and there != asked:
+        raise UserError(
+            f"{project.folder} holds runs that were trained on {there} data, and {asked} data were asked for: "
+            f"{'leave out' if resources.data_dir else 'give'} --data, or take another project (--project)"
+        )
+
+
+def _data(resources: Resources) -> str:
+    return GENERATED if resources.data_dir is None else "published"
 
 
 def check_race(resources: Resources, preset: str) -> None:
