@@ -26,7 +26,7 @@ from tests.cycle.harness import (
 from tests.cycle.tiny import TINY, check_integrity, finish, start, wait_for
 
 from archer.cli.shared_run import researcher_of
-from archer.cycle import laboratory
+from archer.cycle import laboratory, try_rule
 from archer.cycle.team import Models
 from archer.errors import UserError
 from archer.fleet import devices
@@ -209,7 +209,11 @@ def test_interrupted_while_a_round_trains_it_trains_the_rest(tmp_path, bench, tr
     assert records_of(tmp_path / "cut") == records_of(tmp_path / "whole")
 
 
-def test_a_limit_inside_a_round_leaves_all_its_candidates_to_the_next_campaign(tmp_path, bench, monkeypatch):
+@pytest.mark.parametrize("between", [False, True])
+def test_a_limit_inside_a_round_leaves_all_its_candidates_to_the_next_campaign(
+    tmp_path, bench, monkeypatch, between
+):
+    """Whatever a person tries in the same project meanwhile."""
     bench.stop_after = 5 * SIX  # the company, keep_1, keep_2, and keep_3 of the next round
     still = "2026-01-01T00:00:00+00:00"
     cut = rounds(tmp_path, cycles=None, hours=1, clock=lambda: still)
@@ -221,6 +225,9 @@ def test_a_limit_inside_a_round_leaves_all_its_candidates_to_the_next_campaign(t
     for left in ("keep_4", "keep_5", "keep_6"):
         assert f"{left} was proposed and is not tried yet" in summary
     bench.stop_after = None
+    if between:
+        (tmp_path / "mine.py").write_text(source_of(0.01))
+        try_rule(tmp_path / "mine.py", tmp_path, preset=TINY, resources=CPU)
     monkeypatch.setattr(laboratory, "now", next_year)
     again = rounds(tmp_path, cycles=6, clock=next_year)
     assert (again.id, tried(again)) == ("0002", [f"keep_{number}" for number in range(3, 9)])

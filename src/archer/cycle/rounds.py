@@ -14,7 +14,7 @@ from archer.cycle.course import KIND, Course, cycles_of, in_words, needs_the_use
 from archer.cycle.cycle import ATTEMPTS, first_runs
 from archer.cycle.laboratory import Laboratory, repeats
 from archer.cycle.watch import Watcher
-from archer.ledger.records import ProposalRecord, VerificationRecord
+from archer.ledger.records import CycleRecord, ProposalRecord, VerificationRecord
 
 if TYPE_CHECKING:
     from archer.fleet.run import Run
@@ -102,18 +102,33 @@ def tries(course: Course) -> list[list[ProposalRecord]]:
 
 
 def untaken(course: Course) -> list[ProposalRecord]:
-    """The proposals that no cycle has taken up, since the last one that a cycle took: the campaign's, and
-    those that were made ahead in the campaign before."""
-    taken, since = {cycle.proposal for cycle in course.lab.ledger.cycles()}, _since(course)
+    """The proposals that no cycle has taken up, since the last one that a campaign's cycle took: the
+    campaign's, and those that were made ahead in the campaign before."""
+    cycles, proposals = course.lab.ledger.cycles(), course.lab.ledger.proposals()
+    taken, since = {cycle.proposal for cycle in cycles if cycle.settings.get("kind") == KIND}, _since(course)
+    others = _of_others(cycles, proposals)
     found: list[ProposalRecord] = []
-    for proposal in course.lab.ledger.proposals():
-        if proposal.promoted_from:
+    for proposal in proposals:
+        if proposal.promoted_from or proposal.id in others - taken:
             continue
         if proposal.id in taken:
             found = []
         elif proposal.created_at >= since:
             found.append(proposal)
     return found
+
+
+def _of_others(cycles: Sequence[CycleRecord], proposals: Sequence[ProposalRecord]) -> set[str]:
+    """The proposals of cycles that are no campaign's, as of `archer try`: the one that each took, and those
+    that were rejected on the way there."""
+    made = {proposal.id: proposal.created_at for proposal in proposals}
+    ends = [
+        (cycle.started_at, made[cycle.proposal])
+        for cycle in cycles
+        if cycle.settings.get("kind") != KIND and cycle.proposal in made
+    ]
+    own = {cycle.proposal for cycle in cycles if cycle.settings.get("kind") != KIND and cycle.proposal}
+    return own | {name for name, at in made.items() if any(first <= at <= last for first, last in ends)}
 
 
 def _since(course: Course) -> str:
