@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from archer.rules import get_rule, load_rule, rule_names
+from archer.rules import RuleError, get_rule, load_rule, rule_names
 from archer.rules.compose import compose
 from archer.rules.export import export, function_source, layer_source
 from archer.rules.inputs import random_inputs
@@ -203,6 +203,33 @@ def test_a_step_rule_is_exported_too():
     expected, state = inputs.run(rule)
     torch.testing.assert_close(o, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(S, state["S"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("retain", ["return S - 0.01 * last", "S = S - 0.01 * last\n    return S"])
+def test_a_slot_may_read_a_carried_value_without_changing_it(retain):
+    source = f"""from archer.rules import Carried
+parent = "delta_net"
+last = Carried()
+def retain(S, last):
+    {retain}
+def write(G, last):
+    return G, {{"last": 0.5 * last + G}}
+"""
+    rule = load_rule(source, "reads", get_rule)
+    inputs = random_inputs(rule, length=70)
+    function = load_module(function_source(rule), "reads").delta_rule_chunkwise
+    o_exported, _ = function(inputs.q, inputs.k, inputs.v, inputs.beta[..., 0])
+    torch.testing.assert_close(o_exported, inputs.run(rule)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_what_the_loop_refuses_is_not_exported():
+    source = """from archer.rules import wy
+parent = "delta_net"
+def prepare(q, k, v, beta, causal):
+    return {**wy(k, v, beta), "weights": 2 * (q @ k.mT) * causal}
+"""
+    with pytest.raises(RuleError, match="returned `weights`, which the loop itself makes"):
+        function_source(load_rule(source, "own", get_rule))
 
 
 def test_a_rule_that_needs_more_than_torch_is_refused():

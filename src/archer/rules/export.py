@@ -107,7 +107,8 @@ def _parts(rule: Rule, purpose: str) -> _Parts:
     if "TokenMixer" not in purpose:
         del text.imports["nn"]
     blocks = [_docstring(rule, purpose), import_lines(text.imports), "\n".join(text.values.values())]
-    functions = [*text.helpers.values(), *text.slots.values(), step]
+    helpers = [KEPT] if " = _with_carried(" in step else []
+    functions = [*text.helpers.values(), *text.slots.values(), *helpers, step]
     head = "\n\n".join(block for block in blocks if block) + "\n\n\n" + "\n\n\n".join(functions)
     return _Parts(head, arguments, position)
 
@@ -195,10 +196,12 @@ def _prepared_keys(rule: Rule) -> tuple[str, ...]:
     import torch
 
     from archer.rules.inputs import random_inputs
+    from archer.rules.loop import check_prepared
 
     values = random_inputs(rule, leading=(1, 1), length=2, key_width=2, value_width=2).tensors()
     values |= {"position": torch.zeros(2, 1), "causal": torch.ones(2, 2, dtype=torch.bool).tril()}
-    return tuple(rule.slots["prepare"](**{name: values[name] for name in rule.arguments("prepare")}))
+    returned = rule.slots["prepare"](**{name: values[name] for name in rule.arguments("prepare")})
+    return tuple(check_prepared(rule, returned))
 
 
 def _slot_lines(rule: Rule, own: dict[str, tuple[str, ...]], used: set[str]) -> list[str]:
@@ -233,12 +236,27 @@ def _step_lines(rule: Rule, own: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _kept(rule: Rule, own: dict[str, tuple[str, ...]], slot: str, name: str) -> list[str]:
-    """A slot that changes carried values returns them in a dictionary beside its value."""
-    if not set(rule.carries) & set(own[slot]):
+    """A slot that changes carried values returns them in a dictionary beside its value; one that only reads
+    them returns its value."""
+    syntax = slot_syntax((rule.source, *rule.ancestry), slot)
+    assert syntax is not None
+    inside = list(ast.walk(syntax.function.node))
+    returned = [node.value for node in inside if isinstance(node, ast.Return)]
+    pairs = [isinstance(value, ast.Tuple) for value in returned]
+    named = {node.value for node in inside if isinstance(node, ast.Constant)}
+    touched = [carried for carried in rule.carries if carried in own[slot] or carried in named]
+    if not touched or not any(pair or isinstance(x, ast.Call | ast.Name) for pair, x in zip(pairs, returned, strict=True)):
         return [f"{name} = {_call(slot, own)}"]
-    lines = [f"{name}, changed = {_call(slot, own)}"]
-    carried = [carried for carried in rule.carries if carried in own[slot]]
-    return [*lines, *(f'{carried} = changed.get("{carried}", {carried})' for carried in carried)]
+    call = _call(slot, own) if all(pairs) else f"_with_carried({_call(slot, own)})"
+    lines = [f"{name}, changed = {call}"]
+    return [*lines, *(f'{carried} = changed.get("{carried}", {carried})' for carried in touched)]
+
+
+KEPT = '''
+def _with_carried(returned):
+    """A slot's value, and the carried values that it changed."""
+    return returned if isinstance(returned, tuple) else (returned, {})
+'''.strip()
 
 
 def _call(slot: str, own: dict[str, tuple[str, ...]]) -> str:

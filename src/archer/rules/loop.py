@@ -119,19 +119,23 @@ def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor
     """All that does not depend on the state, for all chunks at once: u, w, scores and, mostly, weights."""
     count, size = chunks["q"].shape[0], chunks["q"].shape[-2]
     values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
-    returned = _call(rule, "prepare", values)
+    values |= check_prepared(rule, _call(rule, "prepare", values))
+    values["scores"] = values["q"] @ values["k"].mT
+    values = {"q_read": values["q"], "k_write": values["k"], **values}
+    if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
+        values["weights"] = _weights(rule, values)
+    return values
+
+
+def check_prepared(rule: Rule, returned: Values) -> Values:
+    """What `prepare` returned. Raises RuleError for a name that the loop itself makes."""
     fixed = [name for name in LOOPS_OWN if name in returned]
     if fixed:
         raise RuleError(
             f"rule {rule.name}: slot `prepare` returned `{fixed[0]}`, which the loop itself makes; "
             f"it may return {', '.join(PREPARED)}, or a name of its own"
         )
-    values |= returned
-    values["scores"] = values["q"] @ values["k"].mT
-    values = {"q_read": values["q"], "k_write": values["k"], **values}
-    if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
-        values["weights"] = _weights(rule, values)
-    return values
+    return returned
 
 
 def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
