@@ -191,7 +191,8 @@ def test_a_setting_that_two_presets_share_counts_in_both(tmp_path: Path) -> None
         assert len(ledger.runs(preset="tiny")) == 12
         assert len(ledger.runs(preset="wide")) == 24
     again = bench(["delta_net"], tmp_path, preset=TINY, resources=PLAIN)
-    assert {run.preset for run in again.runs} == {"tiny"} and len(again.runs) == 12
+    assert {run.preset for run in again.runs} == {"tiny"}
+    assert len(again.runs) == 12
 
 
 def test_a_bench_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:

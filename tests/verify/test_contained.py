@@ -218,7 +218,8 @@ def test_other_first_values_of_the_parents_parameters_are_within_reach():
         assert found.reach == reached, tau
     moved = 'from archer.rules import Parameter\nparent = "decay"\ngamma = Parameter(0.5, within=(0, 1))\n'
     found = verify_rule(f"{moved}def retain(S, gamma):\n    return gamma * S\n", "mine", lengths=(64, 96))
-    assert found.passed and found.reach == (96,)
+    assert found.passed
+    assert found.reach == (96,)
 
 
 def test_the_reach_is_measured_at_the_chunk_size_that_training_uses():

@@ -27,8 +27,8 @@ from archer.ledger.records import CurvePoint, RuleSource, RunRecord
 from archer.mad import Setting
 from archer.mad.store import load
 
-DATA, GENERATED = "data", "generated"
-"""The file in a project's folder for training that says on which data its runs are trained, and a word for it."""
+DATA, GENERATED, PUBLISHED = "data", "generated", "published"
+"""The file in a project's folder for training that says on which data its runs are trained; what it says."""
 
 SHARED = "@"
 """Between a run's key and a preset: the record of a run that was trained under another preset."""
@@ -140,13 +140,13 @@ def check_data(project: Project, ledger: Ledger, resources: Resources) -> None:
         there = GENERATED
     if there and there != asked:
         raise UserError(
-            f"{project.folder} holds runs that were trained on {there} data, and {asked} data were asked for: "
-            f"{'leave out' if resources.data_dir else 'give'} --data, or take another project (--project)"
+            f"{project.folder} holds runs that were trained on {there} data, and {asked} data were asked "
+            f"for: {'leave out' if resources.data_dir else 'give'} --data, or name another --project"
         )
 
 
 def _data(resources: Resources) -> str:
-    return GENERATED if resources.data_dir is None else "published"
+    return GENERATED if resources.data_dir is None else PUBLISHED
 
 
 def check_race(resources: Resources, preset: str) -> None:

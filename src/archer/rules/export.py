@@ -243,9 +243,10 @@ def _kept(rule: Rule, own: dict[str, tuple[str, ...]], slot: str, name: str) -> 
     inside = list(ast.walk(syntax.function.node))
     returned = [node.value for node in inside if isinstance(node, ast.Return)]
     pairs = [isinstance(value, ast.Tuple) for value in returned]
+    unclear = any(isinstance(value, ast.Call | ast.Name) for value in returned)
     named = {node.value for node in inside if isinstance(node, ast.Constant)}
     touched = [carried for carried in rule.carries if carried in own[slot] or carried in named]
-    if not touched or not any(pair or isinstance(x, ast.Call | ast.Name) for pair, x in zip(pairs, returned, strict=True)):
+    if not touched or not (any(pairs) or unclear):
         return [f"{name} = {_call(slot, own)}"]
     call = _call(slot, own) if all(pairs) else f"_with_carried({_call(slot, own)})"
     lines = [f"{name}, changed = {call}"]

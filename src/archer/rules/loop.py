@@ -196,7 +196,7 @@ def _scan_kernels(rule: Rule, prepared: Values, S: Tensor) -> Any:
     if not (rule.plain_scan and scalar and "weights" in prepared and "u" in prepared):
         return None
     size, (key, value) = prepared["causal"].shape[-1], S.shape[-2:]
-    shapes = {name: (size, key) for name in ("w", "q_read", "k_write")}
+    shapes = dict.fromkeys(("w", "q_read", "k_write"), (size, key))
     shapes |= {"q": (size, key), "k": (size, key)} if rule.plain_weights else {"weights": (size, size)}
     if prepared["u"].shape[1:] != (*S.shape[:-2], size, value):
         return None  # two writes per token (gated_delta_product)
