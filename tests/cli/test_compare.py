@@ -37,6 +37,7 @@ def test_a_task_in_which_two_rules_are_one_function_has_no_difference(project: P
 
 def test_a_built_in_rule_is_verified_against_its_parent(project: Path) -> None:
     (found,) = json.loads(data("compare", "decay", "delta_net", "-p", project, "--json"))
+    assert found["ranks"] is True
     by_task = {line["task"]: line for line in found["tasks"]}
     assert [task for task in TASKS if by_task[task]["exact_settings"]] == ["Compress", "Memorize"]
     assert by_task["Memorize"]["difference"] == 0
@@ -90,6 +91,7 @@ def test_a_preset_that_ranks_nothing_judges_nothing(project: Path, columns: int)
     table = text.split("Cost")[0]
     for word in ("better", "worse", "same", "undecided", "decide it", "<0.001"):
         assert word not in table
+    assert json.loads(data(*asked, "--json"))[0]["ranks"] is False
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -158,3 +158,9 @@ def test_a_module_that_cannot_be_built_is_refused(
     assert expected in message
     assert message.count("\n") == 1
     assert not (tmp_path / "project").exists()
+
+
+def test_a_name_where_a_list_of_rules_is_wanted_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got the text 'delta_net'; write \['delta_net'\]"):
+        archer.bench("delta_net", tmp_path / "project")
+    assert not (tmp_path / "project").exists()

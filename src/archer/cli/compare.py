@@ -65,6 +65,7 @@ def command(
 
     A minus B: the difference, its 95% interval, the p-value adjusted over six tasks, and one word. Only
     runs with the same data, seeds and grid are paired; runs that failed are named, never averaged away.
+    Under a preset that ranks nothing no word is said; in JSON `ranks` is false there.
     Nothing is trained: `archer bench A B --until-decided` adds seeds where it is undecided.
 
     \b
@@ -89,7 +90,7 @@ def command(
         comparisons, floors, known = _compare(ledger, of_preset, list(dict.fromkeys(pairs)), chosen, margin)
         costs = {} if as_json else ledger_costs(ledger, [run for run in of_preset if run.rule in names])
     if as_json:
-        print_json([asdict(comparison) for comparison in comparisons])
+        print_json([{**asdict(one), "ranks": _ranks(one.preset)} for one in comparisons])
         return
     _show(comparisons, costs, [_noise(comparisons[0], floors), *_one_seed(comparisons[0], known)])
 

@@ -222,6 +222,8 @@ def bench(
     from archer.judge import Pair
     from archer.judge.verdicts import confirmed
 
+    if isinstance(rules, str):
+        raise UserError(f"bench: expected a list of rules, got the text {rules!r}; write [{rules!r}]")
     preset, schedule = get_preset(preset), check_schedule(schedule)
     if schedule != "constant":
         preset = replace(preset, name=f"{preset.name}-{schedule}")
