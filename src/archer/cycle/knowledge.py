@@ -37,7 +37,9 @@ def known(lab: Laboratory, pending: Iterable[str] = (), presets: Iterable[str] =
     left_out = frozenset(origins.get(proposal, proposal) for proposal in pending)
     proposals = tuple(p for p in ledger.proposals() if not p.promoted_from)
     verifications = ledger.verifications()
-    rejected = {v.rule: v for v in verifications if not v.passed}
+    rejected, texts = {v.rule: v for v in verifications if not v.passed}, ledger.sources()
+    passed = {(v.rule, texts.get(v.rule_hash)) for v in verifications if v.passed}
+    refused = [p for p in proposals if p.rule in rejected and (p.rule, p.source) not in passed]
     verdicts = _of_origins(ledger.verdicts(), origins, left_out)
     sources = {name: get_rule(name).source for name in rule_names()} | lab.accepted()
     names = tuple(setting.name for setting in preset.settings)
@@ -47,7 +49,7 @@ def known(lab: Laboratory, pending: Iterable[str] = (), presets: Iterable[str] =
         measured=_measured(lab, (preset.name, *presets), left_out, origins),
         proposals=proposals,
         verdicts=verdicts,
-        rejections=tuple(Rejection(p.id, why(rejected[p.rule])) for p in proposals if p.rule in rejected),
+        rejections=tuple(Rejection(p.id, why(rejected[p.rule])) for p in refused),
         settings=tuple(KnownSetting(s.task, s.name, s.input_length) for s in preset.settings),
         reach={v.rule: v.reach for v in verifications if v.reach is not None and v.measured in (None, names)},
         track_record=track_record(verdicts, proposals),
