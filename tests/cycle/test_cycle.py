@@ -195,6 +195,20 @@ def test_a_setting_that_two_presets_share_counts_in_both(tmp_path: Path) -> None
     assert [run.preset for run in again.runs] == ["tiny"] * 12
 
 
+def test_one_text_under_two_names_is_refused(tmp_path: Path) -> None:
+    """Its runs would stand under the first, and the second would have none."""
+    paths = [tmp_path / "first.py", tmp_path / "second.py"]
+    for path in paths:
+        path.write_text('parent = "delta_net"\ndef write(G):\n    return 0.9 * G\n')
+    with pytest.raises(UserError, match="'second' is 'first' by another name"):
+        bench([str(path) for path in paths], tmp_path / "both", preset=TINY, resources=PLAIN)
+    bench([str(paths[0])], tmp_path / "one", preset=TINY, resources=PLAIN)
+    with pytest.raises(UserError, match="'second' is 'first' by another name"):
+        bench([str(paths[1])], tmp_path / "one", preset=TINY, resources=PLAIN)
+    with Ledger.in_folder(tmp_path / "one") as ledger:
+        assert len(ledger.cycles()) == 1
+
+
 def test_a_bench_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     interrupted, rest, preset = Interrupting(after=1), Notes(), tiny(settings=SETTINGS[2:4])
     with pytest.raises(KeyboardInterrupt):

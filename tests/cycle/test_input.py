@@ -9,6 +9,9 @@ from tests.cli.program import refusal
 from tests.cycle.test_plan import MIXER
 from tests.cycle.tiny import LEAKING_RULE, THIEVING_RULE, finish
 
+import archer
+from archer.errors import UserError
+
 TABLE = """Model,Compress,Context Recall,Fuzzy Recall,Memorize,Noisy Recall,Selective Copy
 delta_net_4layer,0.4,0.9,0.1,0.4,0.9,0.8
 gated_delta_net_4layer,0.5,0.9,0.2,0.6,0.9,0.9

@@ -9,7 +9,7 @@ an interrupted one stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,6 +234,7 @@ def bench(
         _check_modules(asked, preset.width)
     names = tuple(subject.name for subject in subjects)
     with open_laboratory(project, preset, resources=resources, watcher=watcher, judging=judging) as lab:
+        _refuse_twins(subjects, lab.ledger.runs())
         cycle = lab.begin("bench", rules=[subject.hash for subject in subjects], reference=reference)
         lab.watcher.phase("train", ", ".join(names))
         if trust:
@@ -256,6 +257,19 @@ def bench(
         lab.watcher.phase("judge")
         found, won = tuple(map(confirmed, comparisons, wins)), tuple(win for win in wins if win)
         return _close(lab, cycle, _state(records), runs=tuple(records), comparisons=found, confirmations=won)
+
+
+def _refuse_twins(subjects: Iterable[Subject], runs: Iterable[RunRecord]) -> None:
+    """Raises UserError for one text under two names: a run is known by what it trains, and stands in tables
+    under the name that trained it first."""
+    named = {run.rule_hash: run.rule for run in runs}
+    for subject in subjects:
+        first = named.setdefault(subject.hash, subject.name)
+        if first != subject.name:
+            raise UserError(
+                f"'{subject.name}' is '{first}' by another name, and runs stand under that one: leave one "
+                "out, name it as it was, or take another project (--project)"
+            )
 
 
 def _unverified(lab: Laboratory, asked: Mapping[str, Subject]) -> list[str]:

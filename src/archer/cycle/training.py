@@ -140,8 +140,8 @@ def check_data(project: Project, ledger: Ledger, resources: Resources) -> None:
         there = GENERATED
     if there and there != asked:
         raise UserError(
-            f"{project.folder} holds runs that were trained on {there} data, and {asked} data were asked "
-            f"for: {'leave out' if resources.data_dir else 'give'} --data, or name another --project"
+            f"{project.folder} holds runs trained on {there} data, and {asked} data were asked for: "
+            f"{'leave out' if resources.data_dir else 'give'} --data, or name another --project"
         )
 
 
