@@ -620,18 +620,6 @@ def test_the_model_that_was_worth_more_is_chosen(history_context):
         choose_model(context, [])
 
 
-def test_a_gain_under_a_preset_that_ranks_nothing_makes_no_model_better(history_context):
-    pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
-    context = replace(history_context, proposals=tuple(p for p, _ in pairs))
-    noise = replace(context, verdicts=tuple(replace(v, ranks=False) for _, v in pairs))
-    for names in (["a:good", "b:bad"], ["b:bad", "a:good"]):
-        assert choose_model(noise, names) == choose_model(context, names)
-    one_more = replace(noise, proposals=(*noise.proposals, judged(100, "b:bad", None)[0]))
-    assert choose_model(one_more, ["a:good", "b:bad"]) == "a:good", "they take turns"
-    one_more = replace(noise, proposals=(*noise.proposals, judged(100, "a:good", None)[0]))
-    assert choose_model(one_more, ["a:good", "b:bad"]) == "b:bad"
-
-
 def test_one_at_a_time_what_waits_decides_nothing(history_context):
     pairs = [judged(i, "a:good" if i % 2 else "b:bad", 0.1 if i % 2 else -0.1) for i in range(8)]
     waiting = [judged(100 + i, "a:good", None)[0] for i in range(9)]

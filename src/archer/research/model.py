@@ -252,15 +252,14 @@ def choose_model(context: Context, names: Sequence[str]) -> str:
 
     Worth: the share of a model's judged proposals that were better than their parent on the mean, begun at
     one half with two imaginary proposals, so that a new model gets its turns; a turn without a usable
-    proposal was worth nothing, and a verdict under a preset that ranks nothing says nothing. Cost: dollars
-    per turn that cost any, begun likewise at a cent, so that models without a price are compared by worth
-    alone. The little tried are worth more by their uncertainty, one over the root of their tries. Where
-    candidates are trained together, the models divide them by the square of worth for cost instead (see
-    `_waiting`). Raises ResearchError for no names.
+    proposal was worth nothing. Cost: dollars per turn that cost any, begun likewise at a cent, so that models
+    without a price are compared by worth alone. The little tried are worth more by their uncertainty, one
+    over the root of their tries. Where candidates are trained together, the models divide them by the square
+    of worth for cost instead (see `_waiting`). Raises ResearchError for no names.
     """
     if not names:
         raise ResearchError("there is no model to choose from: give --model at least once")
-    gains = {v.proposal: v.against_parent.mean.difference for v in context.verdicts if v.ranks}
+    gains = {v.proposal: v.against_parent.mean.difference for v in context.verdicts}
     waiting = _waiting(context)
 
     def value(name: str) -> tuple[float, int, str]:
