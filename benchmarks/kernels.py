@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,18 +24,18 @@ from torch.utils._pytree import tree_leaves
 
 from archer.fleet.fleet import Fleet
 from archer.fleet.train import build_model
-from archer.rules import chunk_loop, get_rule
-from archer.rules.algebra import enable_kernels
+from archer.rules import algebra, chunk_loop, get_rule, loop
 from archer.rules.inputs import random_inputs
 from fleet import best_seconds, ceilings, make_runs, random_examples, step
 
-BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Of relative errors. One draw says little in bfloat16 about sums in which nearly all cancels: of the plain
-form itself the gradient of gated_delta_net's A_log is up to 3.5% off."""
+BOUND = 0.02
+"""Of relative errors, or twice what the plain form's own rounding gives: in bfloat16 the gradient of
+gated_delta_net's A_log, a sum in which nearly all cancels, is up to 3.5% off in one draw."""
 
 
-def relative_errors(rule: str, dtype: torch.dtype, device: str) -> dict[str, float]:
-    """|kernels - plain in float64| / |plain in float64| of outputs, last state and every gradient."""
+def relative_errors(rule: str, dtype: torch.dtype, device: str) -> dict[str, tuple[float, float]]:
+    """|found - wanted| / |wanted| of outputs, last state and every gradient: of the kernels, and of the plain
+    form in the same precision. Wanted is the plain form in float64."""
     value = 64 if get_rule(rule).layer.expand_value > 1 else 32
     inputs = random_inputs(
         get_rule(rule), 0, leading=(64,), length=128, key_width=32, value_width=value, dtype=torch.float32,
@@ -51,7 +52,16 @@ def relative_errors(rule: str, dtype: torch.dtype, device: str) -> dict[str, flo
         return {"o": o, "S": state["S"]} | {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
 
     wanted, found = results(torch.float64), results(dtype)  # float64 never takes the kernels
-    return {n: ((found[n].double() - x).norm() / x.norm()).item() for n, x in wanted.items()}
+    with (
+        patch.object(algebra, "kernels_for", lambda *_: None),
+        patch.object(loop, "kernels_for", lambda *_: None),
+    ):
+        plain = results(dtype)
+
+    def error(of: torch.Tensor, name: str) -> float:
+        return ((of.double() - wanted[name]).norm() / wanted[name].norm()).item()
+
+    return {name: (error(found[name], name), error(plain[name], name)) for name in wanted}
 
 
 @dataclass
@@ -105,14 +115,15 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/kernels.py needs a CUDA device; this machine has none")
     device = torch.device("cuda")
-    enable_kernels()
+    algebra.enable_kernels()
     limit = ceilings(device)["gb_per_second"]
     rows, errors = [], {}
     for rule in arguments.rules.split(","):
-        for dtype, bound in BOUNDS.items():
+        for dtype in (torch.float32, torch.bfloat16):
             found = relative_errors(rule, dtype, "cuda")
-            assert all(error < bound for error in found.values()), f"{rule}, {dtype}: {found}"
-            errors[f"{rule} {dtype}"] = found
+            wrong = {name: both for name, both in found.items() if not both[0] < max(BOUND, 2 * both[1])}
+            assert not wrong, f"{rule}, {dtype}: errors of kernels and plain form {wrong}"
+            errors[f"{rule} {dtype}"] = {name: of_kernels for name, (of_kernels, _) in found.items()}
         for name, call in recorded(rule, arguments.members, arguments.length, device).items():
             seconds = best_seconds(call.run, device)
             rate = call.bytes / seconds / 1e9

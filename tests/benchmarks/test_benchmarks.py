@@ -79,6 +79,9 @@ def test_kernels_are_timed_on_a_card_or_not_at_all() -> None:
         assert {row["kernel"] for row in found["kernels"]} >= {"convolved", "wy", "scan", "scan_backward"}
         assert all(0 < row["share_of_copy"] < 1.2 for row in found["kernels"])
         assert len(found["relative_errors"]) == 6
+        cancelling = {"dA_log", "ddt_bias"}  # held to the plain form's own rounding, by the program
+        for errors in found["relative_errors"].values():
+            assert all(error < 0.02 for name, error in errors.items() if name not in cancelling)
     else:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr.splitlines() == [

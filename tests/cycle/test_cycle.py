@@ -28,6 +28,8 @@ from archer.ledger import Ledger, LockError, project_lock
 from archer.ledger.records import TASKS, RunRecord
 from archer.mad.published import folder_name
 from archer.mad.tasks import generate
+from archer.report.markdown import to_markdown
+from archer.report.summary import gather_campaign, summarise
 
 PLAIN = Resources(walls=False)
 ONE_TASK = {"settings": SETTINGS[3:4]}
@@ -193,6 +195,8 @@ def test_a_setting_that_two_presets_share_counts_in_both(tmp_path: Path) -> None
         assert len(ledger.runs(preset="wide")) == 24
     again = bench(["delta_net"], tmp_path, preset=TINY, resources=PLAIN)
     assert [run.preset for run in again.runs] == ["tiny"] * 12
+    with Ledger.in_folder(tmp_path) as ledger:
+        assert "Runs: 24," in to_markdown(summarise(gather_campaign(ledger)))
 
 
 def test_one_text_under_two_names_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from archer.cycle.laboratory import Laboratory
 from archer.cycle.ladder import Rung, above, held_back
 from archer.cycle.project import now
-from archer.cycle.training import Resources, trained_as
+from archer.cycle.training import Resources
 from archer.errors import UserError
 from archer.ledger.records import CycleRecord, ProposalRecord
 from archer.report.summary import Spent
@@ -177,7 +177,7 @@ def _gpu_seconds(lab: Laboratory, own: Sequence[CycleRecord], since: str) -> flo
         for run in lab.ledger.runs()
         if run.finished_at >= since
         and run.key not in others
-        and run.key == trained_as(run)
+        and run.key == run.trained_as
         and run.device not in ("", "cpu")
     )
     return seconds / processes_per_device(available_devices(lab.resources.device)) if seconds else 0.0

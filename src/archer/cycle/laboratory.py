@@ -23,7 +23,6 @@ from archer.cycle.training import (
     stand_by,
     starter,
     train_missing,
-    trained_as,
     training_plan,
 )
 from archer.cycle.watch import Watcher
@@ -220,7 +219,7 @@ class Laboratory:
             left = max(1e-3, budget - (time.monotonic() - began))
             self.resources = replace(self.resources, budget_seconds=left)
         keys = {run.key for run in wanted}
-        return tuple(record for record in found if trained_as(record) in keys)
+        return tuple(record for record in found if record.trained_as in keys)
 
     @property
     def confirms(self) -> bool:

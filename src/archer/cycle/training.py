@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,20 +30,18 @@ from archer.mad.store import load
 DATA, GENERATED, PUBLISHED = "data", "generated", "published"
 """The file in a project's folder for training that says on which data its runs are trained; what it says."""
 
-SHARED = "@"
-"""Between a run's key and a preset: the record of a run that was trained under another preset."""
-
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What training may use, none of which changes the result of a run that finishes.
+    """What training may use. But for data_dir none of it changes the result of a run that finishes.
 
     device: None for all GPUs, or the CPU where there is none. data_dir: mad-lab's published data instead of
-    generated. budget_seconds: stop (and checkpoint) after so long; the rest is trained by the next call.
-    walls: contain the training processes. race: drop the grid points that lose clearly (see
-    `archer.fleet.race`); they are trained to their end by a call without.
+    generated; a project's runs are all on one of the two (`check_data`). budget_seconds: stop (and
+    checkpoint) after so long; the rest is trained by the next call. walls: contain the training processes.
+    race: drop the grid points that lose clearly (see `archer.fleet.race`); they are trained to their end by a
+    call without.
     """
 
     device: str | None = None
@@ -91,19 +89,11 @@ def train_missing(
 def _under(preset: str, ledger: Ledger, keys: list[str]) -> list[RunRecord]:
     """The records of these runs under this preset. What another preset trained first, in a setting that both
     have, is kept once more under this one: tables and comparisons are of one preset each."""
-    found = [
-        one if one.preset == preset else replace(one, preset=preset, key=f"{one.key}{SHARED}{preset}")
-        for one in ledger.runs(keys=keys)
-    ]
-    shared = [one for one in found if SHARED in one.key]
+    found = [one.under(preset) for one in ledger.runs(keys=keys)]
+    shared = [one for one in found if one.key != one.trained_as]
     if shared:
         ledger.add_runs(shared)
     return found
-
-
-def trained_as(record: RunRecord) -> str:
-    """The key of the run that was trained, whatever preset the record stands under."""
-    return record.key.partition(SHARED)[0]
 
 
 def _missing(ledger: Ledger, runs: Iterable[Run], race: bool) -> list[Run]:

@@ -6,7 +6,7 @@ diverged has no score; it does not have the score 0). Times are seconds, or ISO 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 TASKS = ("Compress", "Context Recall", "Fuzzy Recall", "Memorize", "Noisy Recall", "Selective Copy")
@@ -35,7 +35,8 @@ class CurvePoint:
 class RunRecord:
     """One rule trained on one setting at one learning rate, weight decay and seed.
 
-    key: hash of everything that decides the result; the same key is never trained twice.
+    key: hash of everything that decides the result; the same key is never trained twice. What was trained
+    under one preset and counts under another as well stands there as `KEY@PRESET`.
     mad: test accuracy at the checkpoint with the lowest test loss (mad-lab's own selection).
     held_out: test accuracy at the checkpoint with the lowest validation loss.
     validation: validation accuracy at that same checkpoint; it chooses the grid point.
@@ -66,6 +67,16 @@ class RunRecord:
     passed: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
+
+    def under(self, preset: str) -> RunRecord:
+        """The record of the same run under this preset."""
+        key = self.key if preset == self.preset else f"{self.trained_as}@{preset}"
+        return replace(self, preset=preset, key=key)
+
+    @property
+    def trained_as(self) -> str:
+        """The key of the run that was trained, whatever preset the record stands under."""
+        return self.key.partition("@")[0]
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def summarise(campaign: Campaign, language: str = "en") -> Note:
 
 def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
     language = words.catalogue.language
+    trained = {run.trained_as: run.status for run in campaign.runs}
     states = {
         state: sum(cycle.state == state for cycle in campaign.cycles)
         for state in ("finished", "rejected", "failed", "running")
@@ -148,8 +149,8 @@ def _lead(campaign: Campaign, words: Wording) -> Iterator[Block]:
         words.inline(
             "summary.lead",
             cycles=len(campaign.cycles),
-            runs=numbers.count(len(campaign.runs)),
-            lost=sum(run.status not in ("finished", "dropped") for run in campaign.runs),
+            runs=numbers.count(len(trained)),
+            lost=sum(status not in ("finished", "dropped") for status in trained.values()),
             span=words.duration(_span(campaign.cycles)),
             cycling=words.duration(_total(map(_elapsed, campaign.cycles))),
             training=words.duration(_total(cycle.wall_seconds for cycle in campaign.cycles)),
