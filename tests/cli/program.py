@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,10 +18,13 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "FORC
 
 @cache
 def server() -> subprocess.Popen[str]:
-    """The process that every command is a fork of; it ends with this one, whose pipe it reads."""
+    """The process that every command is a fork of; it ends with this one, whose pipe it reads. It stands in
+    an empty folder: where the tests are started there may be a project, whose rules commands know."""
+    folder = tempfile.mkdtemp(prefix="archer-empty-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     started = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("server.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     assert started.stdout is not None
