@@ -121,7 +121,7 @@ def untaken(course: Course) -> list[ProposalRecord]:
 def _of_others(cycles: Sequence[CycleRecord], proposals: Sequence[ProposalRecord]) -> set[str]:
     """The proposals of cycles that are no campaign's, as of `archer try`: the one that each took, and those
     that were rejected on the way there. Times are whole seconds: what was made in the second in which such a
-    cycle began counts as the campaign's, and is verified once more at worst."""
+    cycle began or took its own counts as the campaign's, and is verified once more at worst."""
     made = {proposal.id: proposal.created_at for proposal in proposals}
     ends = [
         (cycle.started_at, made[cycle.proposal])
@@ -129,7 +129,7 @@ def _of_others(cycles: Sequence[CycleRecord], proposals: Sequence[ProposalRecord
         if cycle.settings.get("kind") != KIND and cycle.proposal in made
     ]
     own = {cycle.proposal for cycle in cycles if cycle.settings.get("kind") != KIND and cycle.proposal}
-    return own | {name for name, at in made.items() if any(first < at <= last for first, last in ends)}
+    return own | {name for name, at in made.items() if any(first < at < last for first, last in ends)}
 
 
 def _since(course: Course) -> str:
