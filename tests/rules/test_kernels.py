@@ -1,15 +1,16 @@
 """The Triton kernels against the plain forms: in Triton's interpreter, and on a GPU where there is one.
 
 The reference is the plain form in float64 on the same numbers, which no kernel takes. Compared are relative
-errors |found - wanted| / |wanted| of outputs, last state and every gradient. Every rule that is delta_net
-from `e = u - w S` on joins by existing; the tests go through `wy` and `chunk_loop`, so new kernels join too.
-The interpreter sees float32 alone: it multiplies bfloat16 numbers as if they were integers.
+errors |found - wanted| / |wanted| of outputs, last state and every gradient. Every rule joins by existing,
+and every operation that a kernel can be made of must be met by one of the rules here. The interpreter sees
+float32 alone: it multiplies bfloat16 numbers as if they were integers.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,12 +24,16 @@ from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
 from archer.rules import Rule, algebra, get_rule, load_rule, rule_names
+from archer.rules.chunk_operations import OPERATIONS, POINTWISE
+from archer.rules.chunk_text import kernel_text
+from archer.rules.chunk_trace import NoKernelError, trace_chunk
 from archer.rules.inputs import Inputs, random_inputs
-from archer.rules.loop import initial_state
 
-CHANGED_LOOPS = ("decay", "momentum", "error_gated")
-"""Rules that change retain or write: `wy` is a kernel for them, the loop is not."""
-RULES = (*(name for name in rule_names() if get_rule(name).plain_scan), *CHANGED_LOOPS)
+pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
+
+from archer.rules.chunk_kernel import ChunkKernel, chunk_kernel
+
+RULES = rule_names()
 MADE = {
     "one decay for all": """'decay': k.new_full((1, 1), 0.7)""",
     "own queries and a decay": """'decay': causal * v.mean(-1, keepdim=True).sigmoid(), 'q_read': 0.5 * q""",
@@ -41,8 +46,47 @@ MADE = {
 }
 """What `prepare` hands on, beside the WY form, in rules that weigh as delta_net does; each goes its own way
 through the scan."""
-WITHOUT_KERNELS = ("kda",)
-"""Rules with an inverse and a loop of their own; all others must be seen to take a kernel."""
+CORRECTED = {
+    "absolute values": "torch.where(e.abs() < 1, e, e.sign()) + e * torch.isnan(e)",
+    "bounds": "e.clamp(-0.5, 0.7) + e.clamp(min=-0.5) + torch.clamp(e, min=e.mean(-1, keepdim=True))",
+    "comparisons": "e * (e > 0) + e * ((e >= -1) & ~(e < -0.5) | (e == 2)) + e * (e != 0) * (e <= 1)",
+    "counting": "e * torch.arange(e.shape[-1]).to(e.device) + torch.eye(e.shape[-2]).to(e) @ e",
+    "cumulative sums": "e.cumsum(-2) + e.cumsum(-1)",
+    "extremes": "e - e.amax(-1, keepdim=True) + e.amin(-2, keepdim=True)",
+    "fractions": "1 / (1 + e * e) + torch.log1p(e.square()) + torch.expm1(-e.abs())",
+    "gelu": "F.gelu(e, approximate='tanh') + F.gelu(e)",
+    "largest of two": "torch.maximum(e, e.mean(-1, keepdim=True)) + torch.minimum(e, torch.zeros_like(e))",
+    "layer norm": "F.layer_norm(e, (e.shape[-1],), e.new_full((e.shape[-1],), 2.0))",
+    "logarithms": "F.log_softmax(e, -1) + e.logsumexp(-1, keepdim=True) + torch.log2(1 + e * e)",
+    "logic": "e * torch.logical_or(torch.logical_not(e > 1), torch.logical_and(e > 0, e < 2))",
+    "lower and upper": "(e @ e.mT).triu(1) @ e + (e @ e.mT).tril(-1) @ e",
+    "norms": "e / (1 + e.norm(dim=-1, keepdim=True)) + F.rms_norm(e, (e.shape[-1],))",
+    "one column": "e * (e @ e.mean(-2).unsqueeze(-1)) + e.mean(-1, keepdim=True) @ e.mean(-2, keepdim=True)",
+    "one row": "e + e.mean(-2, keepdim=True) @ e.mT @ e",
+    "places": "e * torch.zeros_like(e[..., 0]).scatter(-1, e[..., 0].topk(5, -1).indices, 1.0).unsqueeze(-1)",
+    "powers": "e ** 3 + e.abs().add(0.1) ** 1.5 + e ** 4 + 2 ** e + e.abs().add(0.1).rsqrt()",
+    "rounding": "e - e.detach().floor() + e.detach().ceil()",
+    "rows and columns": "e - e[..., 0, :].unsqueeze(-2) + e[..., :1] + e[..., -1:, :] + e[..., 2, None]",
+    "softplus": "F.softplus(e) + F.elu(e) + F.leaky_relu(e) + F.silu(e) + F.mish(e) + F.softsign(e)",
+    "spread": "e / (1 + e.std(-1)[..., None]) + e * e.var(-2)[..., None, :] + e.var(-1)[..., None]",
+    "sums": "e - e.sum((-2, -1), keepdim=True) + torch.add(e, e, alpha=0.5) - torch.sub(e, 1, alpha=2)",
+    "waves": "torch.sin(e) + torch.cos(e) + torch.tanh(e) + torch.erf(e) + e.relu() + torch.exp2(-e)",
+}
+"""What `correct` does to e in rules that have the operations which no rule of the library has."""
+ELSEWHERE = {
+    "_unsafe_view", "clone", "detach", "empty", "lift_fresh_copy", "ones", "ones_like", "reshape",
+    "select_scatter", "zeros", "zeros_like",
+}  # fmt: skip
+"""What other versions of PyTorch than the pinned one write for the same."""
+REFUSED = {
+    "sort": ("e.sort(-1).values", "aten.sort"),
+    "numbers decide": ("e if e.sum() > 0 else -e", "data-dependent"),
+    "halves": ("torch.cat((e[..., :8], e[..., 8:]), -1)", "8 out of 16"),
+    "three axes": ("e.unflatten(-1, (2, -1)).softmax(-1).flatten(-2)", "[16, 2, 8]"),
+    "twice as precise": ("e.double().float()", "float64"),
+    "backwards": ("e.flip(-2)", "flipped"),
+}
+"""What `correct` may do and a kernel cannot, and what the reason names."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +104,21 @@ WIDE = Sizes(leading=(8, 4), length=200, key=32, value=64, chunk=32)
 WY_SIZES = {"16": (16, 16, 16), "32": (32, 32, 32), "wide values": (32, 32, 64), "64": (64, 64, 64)}
 
 
+def corrected(expression: str) -> Rule:
+    """delta_net with this expression as its `correct`."""
+    source = f"""import torch
+import torch.nn.functional as F
+parent = "delta_net"
+def correct(e):
+    return {expression}
+"""
+    return load_rule(source, "corrected", get_rule)
+
+
 def rule_of(name: str) -> Rule:
-    """A rule of the library, or one of `MADE`."""
+    """A rule of the library, one of `MADE` or one of `CORRECTED`."""
+    if name in CORRECTED:
+        return corrected(CORRECTED[name])
     if name not in MADE:
         return get_rule(name)
     source = f"""from archer.rules import wy
@@ -73,7 +130,8 @@ def prepare(q, k, v, beta, causal):
 
 
 class Taken:
-    """Stands in for `kernels_for` and keeps the names of the kernels that were taken.
+    """Stands in for `kernels_for` and keeps the names of the kernels that were taken; "loop" is that of the
+    chunk loop.
 
     Nothing but the device is overlooked: the interpreter runs the kernels on the processor.
     """
@@ -129,8 +187,16 @@ def gradients(outputs: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str
     return {f"gradient of {name}": x for name, x in zip(leaves, found, strict=True)}
 
 
-def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | None]:
-    """A rule's loop from a state that is not zero: outputs, last state and all gradients."""
+def some_state(rule: Rule, inputs: Inputs, chunk: int) -> dict[str, Tensor]:
+    """A state that this rule can get into: after one chunk of other tokens."""
+    _, state = inputs.map(lambda x: x.flip(-2)).tokens(0, chunk).run(rule, None, chunk)
+    return {n: x.detach() for n, x in state.items() if n != "tokens"}
+
+
+def loop_results(
+    rule: Rule, inputs: Inputs, state: dict[str, Tensor], chunk: int, kernel: ChunkKernel | None
+) -> dict[str, Tensor | None]:
+    """A rule's loop from this state: outputs, last state and all gradients."""
     leaves = {n: x.detach().requires_grad_() for n, x in inputs.tensors().items()}
     fresh = replace(
         inputs,
@@ -138,24 +204,31 @@ def loop_results(name: str, inputs: Inputs, chunk: int) -> dict[str, Tensor | No
         features={n: leaves[n] for n in inputs.features},
         parameters={n: leaves[n] for n in inputs.parameters},
     )
-    state = initial_state(rule_of(name), inputs.q, inputs.v)
-    leaves["S"] = (0.1 * normal(state["S"], 7)).float().to(state["S"].dtype).requires_grad_()
-    state |= {"S": leaves["S"], "tokens": torch.zeros((), device=inputs.q.device)}
-    o, end = fresh.run(rule_of(name), state, chunk)
-    outputs = {"o": o, "last S": end["S"]}
+    leaves |= {n: x.detach().requires_grad_() for n, x in state.items()}
+    tokens = torch.zeros((), device=inputs.q.device)
+    o, end = fresh.run(rule, {**{n: leaves[n] for n in state}, "tokens": tokens}, chunk, kernel)
+    outputs = {"o": o, **{f"last {n}": end[n] for n in state}}
     return {**outputs, **gradients(outputs, leaves)}
 
 
 def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
     """Relative errors of a rule's loop, {"kernels", "plain"} by name, and the kernels taken."""
+    rule = rule_of(name)
     inputs = random_inputs(
-        rule_of(name), seed, leading=sizes.leading, length=sizes.length, key_width=sizes.key,
+        rule, seed, leading=sizes.leading, length=sizes.length, key_width=sizes.key,
         value_width=sizes.value, dtype=torch.float32, spread=0.5, device=device,
     )  # fmt: skip
     inputs = inputs.map(lambda x: x.to(dtype))
     doubled = {n: x.double() for n, x in inputs.parameters.items()}
     exact = replace(inputs.map(lambda x: x.double()), parameters=doubled)
-    return errors(lambda x: loop_results(name, x, sizes.chunk), inputs, exact)
+    start = {n: x.float() for n, x in some_state(rule, exact, sizes.chunk).items()}
+    kernel = chunk_kernel(rule, sizes.chunk, sizes.key, sizes.value)
+
+    def results(given: Inputs) -> dict[str, Tensor | None]:
+        state = {n: x.to(torch.promote_types(given.q.dtype, torch.float32)) for n, x in start.items()}
+        return loop_results(rule, given, state, sizes.chunk, kernel)
+
+    return errors(results, inputs, exact)
 
 
 def wy_errors(
@@ -189,7 +262,13 @@ def errors(results: Callable[[Any], dict[str, Tensor | None]], given: Any, exact
     """Of the kernels and of the plain form in the same precision, against the plain form in float64."""
     algebra.enable_kernels()
     taken = Taken()
-    with decided_by(taken):
+    run = ChunkKernel.run
+
+    def seen(kernel: ChunkKernel, *of_a_loop: Any) -> Any:
+        taken.names.add("loop")
+        return run(kernel, *of_a_loop)
+
+    with decided_by(taken), patch.object(ChunkKernel, "run", seen):
         found = results(given)
     with decided_by(plainly):
         plain, wanted = results(given), results(exact)
@@ -221,7 +300,8 @@ def interpreted() -> dict[str, dict[str, Any]]:
     """All cases in Triton's interpreter, tiny, in float32; memory that nobody writes to is NaN."""
     make_the_interpreter_count()
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
-    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in (*RULES, *MADE)}
+    names = (*RULES, *MADE, *CORRECTED)
+    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in names}
     for decay, read in itertools.product((False, True), repeat=2):
         case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
         cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
@@ -232,11 +312,35 @@ def interpreted() -> dict[str, dict[str, Any]]:
 def test_every_kernel_equals_its_plain_form_in_the_interpreter():
     pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
     cases = answer_of("tests.rules.test_kernels")
-    assert len(cases) == len(RULES) + len(MADE) + 5
+    assert len(cases) == len(RULES) + len(MADE) + len(CORRECTED) + 5
     wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
     assert not wrong
-    idle = {name for name, case in cases.items() if not case["taken"]}
-    assert idle == {f"rule {name}" for name in WITHOUT_KERNELS}
+    without = {n for n, case in cases.items() if n.startswith("rule ") and "loop" not in case["taken"]}
+    assert without == set()
+    assert all(case["taken"] for name, case in cases.items() if name.startswith("wy"))
+
+
+def test_every_operation_of_a_kernel_is_met_by_some_rule():
+    met = set()
+    for name in (*RULES, *CORRECTED):
+        trace = trace_chunk(rule_of(name), 16, 16, 16)
+        for graph in (trace.forward, trace.backward):
+            names = [getattr(node.target, "__name__", "") for node in graph.nodes]
+            met |= {name.split(".")[0] for name in names}
+    assert {*POINTWISE, *OPERATIONS} - met <= ELSEWHERE
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_kernel_cannot_be_made_of_is_refused_with_the_reason(name):
+    expression, reason = REFUSED[name]
+    with pytest.raises(NoKernelError, match=re.escape(reason)):
+        kernel_text(trace_chunk(corrected(expression), 16, 16, 16), name)
+
+
+@pytest.mark.parametrize(("size", "key", "value"), [(31, 32, 32), (32, 24, 32), (32, 32, 256)])
+def test_sizes_that_no_block_can_have_are_refused(size, key, value):
+    with pytest.raises(NoKernelError, match="16, 32, 64 or 128"):
+        kernel_text(trace_chunk(get_rule("delta_net"), size, key, value), "delta_net")
 
 
 def test_without_a_gpu_nothing_is_taken():
@@ -260,12 +364,12 @@ PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"
 @pytest.mark.filterwarnings("default")  # of compilers, on machines that are not ours to choose
 @PRECISIONS
 @pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
-@pytest.mark.parametrize("name", [*RULES, *MADE])
+@pytest.mark.parametrize("name", [*RULES, *MADE, *CORRECTED])
 def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
     draws = range(6 if dtype == torch.bfloat16 else 1)
     case = over_draws([loop_errors(name, sizes, dtype, cuda, seed) for seed in draws])
     assert not too_large(case, BOUNDS[dtype])
-    assert bool(case["taken"]) == (name not in WITHOUT_KERNELS)
+    assert "loop" in case["taken"]
 
 
 @pytest.mark.gpu

@@ -26,6 +26,7 @@ from archer.fleet.state import Weights
 from archer.mad import macro_accuracy_torch
 from archer.mad.settings import BATCH_SIZE as SCORE_BATCH
 from archer.model.backbone import Model, Region
+from archer.model.mixer import RuleMixer
 from archer.rules.algebra import enable_kernels
 
 
@@ -75,6 +76,8 @@ class Fleet:
             torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
             self.pool = torch.cuda.graph_pool_handle()
             enable_kernels()
+            if isinstance(self.model.mixer, RuleMixer):
+                self.model.mixer.make_kernel()
         if self.region is not None and self.rows == 1:
             self._take(torch.zeros(2, dtype=torch.long, device=self.device), spare=1)
         runs = [member.run for member in self._in_rows(self.members)]

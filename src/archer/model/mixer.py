@@ -10,9 +10,9 @@ Source: the layers of Yang 2024, arXiv:2406.06484 and arXiv:2412.06464. Shapes: 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,9 +28,12 @@ from archer.model.parameters import (
     projection_initial,
 )
 from archer.rules import Rule, chunk_loop
-from archer.rules.algebra import kernels_for
+from archer.rules.algebra import kernels_for, made_kernel
 from archer.rules.loop import chunk_loop_on_chunks, to_chunks
 from archer.rules.rule import Parameter
+
+if TYPE_CHECKING:
+    from archer.rules.chunk_kernel import ChunkKernel
 
 TAPS = 4
 ALIGNED = 16
@@ -38,18 +41,29 @@ ALIGNED = 16
 
 @dataclass(frozen=True)
 class RuleMixer:
-    """A rule as a token mixer of `width` with `heads` heads of key size width / heads."""
+    """A rule as a token mixer of `width` with `heads` heads of key size width / heads.
+
+    kernel: the rule's chunk loop as a kernel, once `make_kernel` was called.
+    """
 
     rule: Rule
     width: int
     heads: int
     chunk_size: int = 32
+    kernel: ChunkKernel | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.width % self.head_count:
             raise UserError(
                 f"width {self.width} is no multiple of {self.head_count} heads; change one of them"
             )
+
+    def make_kernel(self) -> None:
+        """Makes the kernel of the rule's slots, where kernels are enabled and these slots have one. To be
+        called before anything is compiled: PyTorch's compiler cannot do it in passing."""
+        object.__setattr__(
+            self, "kernel", made_kernel(self.rule, self.chunk_size, self.key_size, self.value_size)
+        )
 
     @property
     def name(self) -> str:
@@ -146,6 +160,7 @@ class RuleMixer:
         o, _ = chunk_loop(
             self.rule, l2_normalise(q), l2_normalise(k), v, self._beta(parts),
             self._features(parameters, parts), self.values(parameters), chunk_size=self.chunk_size,
+            kernel=self.kernel,
         )  # fmt: skip
         return o.transpose(2, 3), parts.get("gate")
 
@@ -170,7 +185,8 @@ class RuleMixer:
         parts = self._divided(rest, [name for name in self._columns if name not in ("q", "k", "v")])
         others = {"beta": self._beta(parts), **self._features(parameters, parts)}
         chunks = {name: to_chunks(x, self.chunk_size) for name, x in others.items()}
-        o, _ = chunk_loop_on_chunks(self.rule, {"q": q, "k": k, "v": v, **chunks}, self.values(parameters))
+        chunks |= {"q": q, "k": k, "v": v}
+        o, _ = chunk_loop_on_chunks(self.rule, chunks, self.values(parameters), self.kernel)
         return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3), parts.get("gate")
 
     def _beta(self, parts: dict[str, Tensor]) -> Tensor:

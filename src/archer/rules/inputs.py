@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch.nn.functional import normalize
 
 from archer.rules.loop import State, chunk_loop
 from archer.rules.rule import Draw, Feature, Parameter, Rule
+
+if TYPE_CHECKING:
+    from archer.rules.chunk_kernel import ChunkKernel
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,12 @@ class Inputs:
     features: dict[str, Tensor]
     parameters: dict[str, Tensor]
 
-    def run(self, rule: Rule, state: State | None = None, chunk_size: int = 32) -> tuple[Tensor, State]:
+    def run(
+        self, rule: Rule, state: State | None = None, chunk_size: int = 32, kernel: ChunkKernel | None = None
+    ) -> tuple[Tensor, State]:
         """`chunk_loop` on these inputs."""
         sequence = (self.q, self.k, self.v, self.beta)
-        return chunk_loop(rule, *sequence, self.features, self.parameters, state, chunk_size)
+        return chunk_loop(rule, *sequence, self.features, self.parameters, state, chunk_size, kernel)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every per-token tensor changed; the parameters stay."""

@@ -1,11 +1,12 @@
-"""Triton kernels for the two fixed parts of the chunk loop, for GPUs: the WY form, and the plain scan.
+"""Triton kernels for the WY form of a chunk, for GPUs: what most rules' `prepare` makes of k, v and beta.
 
-Both do for one chunk of one head, in registers, what takes a dozen passes over memory as separate products of
-32 by 32 matrices. `wy` (in `archer.rules.algebra`) and the chunk loop use them where `kernels_for` says so;
-the plain PyTorch forms are their references, and a test compares outputs and all gradients.
+They do for one chunk of one head, in registers, what takes a dozen passes over memory as separate products of
+32 by 32 matrices. `wy` (in `archer.rules.algebra`) uses them where `kernels_for` says so; the plain PyTorch
+form is their reference, and a test compares outputs and all gradients. The loop over chunks itself is
+`archer.rules.chunk_kernel`.
 
-Axes: leading axes are flattened to L; N chunks in front where the order of chunks matters: [N, M, C, D].
-Products take operands in the precision of k (bfloat16 in training) and add up in float32.
+Axes: leading axes are flattened. Products take operands in the precision of k (bfloat16 in training) and add
+up in float32.
 """
 
 from __future__ import annotations
@@ -105,95 +106,6 @@ def _wy_backward(
         gradient_k += from_read * strength
     tl.store(_tile(dk, index, C, K), gradient_k.to(kind))
     tl.store(dbeta + index * C + rows, gradient_strength.to(kind))
-
-
-@triton.jit
-def _scan_forward(
-    q, k, u, w, weights, decay, q_read, k_write, keep, start, o, states, end, M, N,
-    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    GIVEN: tl.constexpr, DECAY: tl.constexpr, OWN: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
-    head = tl.program_id(0).to(tl.int64)
-    rows = tl.arange(0, C)
-    state = tl.load(_tile(start, head, K, V)).to(tl.float32)
-    for n in range(N):
-        index = n * M + head
-        queries, keys = tl.load(_tile(q, index, C, K)), tl.load(_tile(k, index, C, K))
-        kind = keys.dtype
-        if GIVEN:
-            weighing = tl.load(_tile(weights, index, C, C))
-        else:
-            scores = _product(queries, tl.trans(keys), P)
-            if DECAY:
-                scores *= tl.load(_tile(decay, index, C, C)).to(tl.float32)
-            weighing = tl.where(rows[:, None] >= rows[None, :], scores, 0.0).to(kind)
-        if OWN:
-            queries, keys = tl.load(_tile(q_read, index, C, K)), tl.load(_tile(k_write, index, C, K))
-        narrow = state.to(kind)
-        tl.store(_tile(states, index, K, V), narrow)
-        error = tl.load(_tile(u, index, C, V)).to(tl.float32)
-        error = (error - _product(tl.load(_tile(w, index, C, K)), narrow, P)).to(kind)
-        out = _product(queries, narrow, P) + _product(weighing, error, P)
-        tl.store(_tile(o, index, C, V), out.to(kind))
-        if KEEP:
-            state = state * tl.load(keep + index).to(tl.float32)
-        state += _product(tl.trans(keys), error, P)
-    tl.store(_tile(end, head, K, V), state)
-
-
-@triton.jit
-def _scan_backward(
-    q, k, u, w, weights, decay, q_read, k_write, keep, states, do, dend,
-    dq, dk, du, dw, dweights, ddecay, dq_read, dk_write, dkeep, dstart, M, N,
-    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    GIVEN: tl.constexpr, DECAY: tl.constexpr, OWN: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
-    head = tl.program_id(0).to(tl.int64)
-    rows = tl.arange(0, C)
-    seen = rows[:, None] <= rows[None, :]  # of weights transposed: the row is the token that is read
-    gradient = tl.load(_tile(dend, head, K, V)).to(tl.float32)
-    for back in range(N):
-        index = (N - 1 - back) * M + head
-        keys, queries = tl.load(_tile(k, index, C, K)), tl.load(_tile(q, index, C, K))
-        kind = keys.dtype
-        state = tl.load(_tile(states, index, K, V))
-        reads = tl.load(_tile(w, index, C, K))
-        out = tl.load(_tile(do, index, C, V))
-        error = (tl.load(_tile(u, index, C, V)).to(tl.float32) - _product(reads, state, P)).to(kind)
-        narrow = gradient.to(kind)
-        from_written = _product(error, tl.trans(narrow), P)
-        from_read = _product(out, tl.trans(state), P)
-        if OWN:
-            tl.store(_tile(dk_write, index, C, K), from_written.to(kind))
-            tl.store(_tile(dq_read, index, C, K), from_read.to(kind))
-        if GIVEN:
-            tl.store(_tile(dweights, index, C, C), _product(out, tl.trans(error), P).to(kind))
-            weighing = tl.trans(tl.load(_tile(weights, index, C, C)))
-            tl.store(_tile(dk, index, C, K), from_written.to(kind))
-            tl.store(_tile(dq, index, C, K), from_read.to(kind))
-        else:
-            scores = tl.where(seen, _product(keys, tl.trans(queries), P), 0.0)
-            from_scores = tl.where(seen, _product(error, tl.trans(out), P), 0.0)
-            if DECAY:
-                forgotten = tl.trans(tl.load(_tile(decay, index, C, C)).to(tl.float32))
-                tl.store(_tile(ddecay, index, C, C), tl.trans(from_scores * scores))
-                scores, from_scores = scores * forgotten, from_scores * forgotten
-            weighing, narrowed = scores.to(kind), from_scores.to(kind)
-            to_keys, to_queries = _product(narrowed, queries, P), _product(tl.trans(narrowed), keys, P)
-            if not OWN:
-                to_keys, to_queries = to_keys + from_written, to_queries + from_read
-            tl.store(_tile(dk, index, C, K), to_keys.to(kind))
-            tl.store(_tile(dq, index, C, K), to_queries.to(kind))
-        if OWN:
-            keys, queries = tl.load(_tile(k_write, index, C, K)), tl.load(_tile(q_read, index, C, K))
-        from_error = (_product(weighing, out, P) + _product(keys, narrow, P)).to(kind)
-        tl.store(_tile(du, index, C, V), from_error)
-        tl.store(_tile(dw, index, C, K), (-_product(from_error, tl.trans(state), P)).to(kind))
-        if KEEP:
-            tl.store(dkeep + index, tl.sum(gradient * state.to(tl.float32)))
-            gradient = gradient * tl.load(keep + index).to(tl.float32)
-        gradient += _product(tl.trans(queries), out, P) - _product(tl.trans(reads), from_error, P)
-    tl.store(_tile(dstart, head, K, V), gradient)
 
 
 def _over(kernel: Any, programs: int) -> Any:
@@ -300,98 +212,3 @@ def wy(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, k_read: Tensor 
     beta = beta.to(kind).expand(*k.shape[:-1], 1).contiguous()
     u, w, _ = _wy(k.contiguous(), v.to(kind).contiguous(), beta, *given)
     return {"u": u, "w": w}
-
-
-@torch.library.custom_op("archer::scan", mutates_args=())
-def _scan(
-    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor | None, decay: Tensor | None,
-    q_read: Tensor | None, k_write: Tensor | None, keep: Tensor | None, start: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    given = (q, k, u, w, weights, decay, q_read, k_write, keep)
-    o, states, end = _scan_like(*given, start)
-    heads = start.numel() // (start.shape[-1] * start.shape[-2])
-    _over(_scan_forward, heads)(*given, start, o, states, end, heads, k.shape[0], **_scan_options(*given))
-    return o, states, end
-
-
-def _scan_like(q, k, u, w, weights, decay, q_read, k_write, keep, start):
-    return torch.empty_like(u), u.new_empty(k.shape[0], *start.shape), torch.empty_like(start)
-
-
-def _scan_options(q, k, u, w, weights, decay, q_read, k_write, keep) -> dict[str, Any]:
-    size, key, value = k.shape[-2], k.shape[-1], u.shape[-1]
-    return {
-        "C": size, "K": key, "V": value, "GIVEN": weights is not None, "DECAY": decay is not None,
-        "OWN": q_read is not None, "KEEP": keep is not None, "P": _precision(k),
-        "num_warps": _warps(size, key, value), "num_stages": 3 if max(size, key, value) < 128 else 2,
-    }  # fmt: skip
-
-
-_scan.register_fake(_scan_like)
-
-
-@torch.library.custom_op("archer::scan_backward", mutates_args=())
-def _scan_gradients(
-    q: Tensor, k: Tensor, u: Tensor, w: Tensor, weights: Tensor | None, decay: Tensor | None,
-    q_read: Tensor | None, k_write: Tensor | None, keep: Tensor | None, states: Tensor, do: Tensor,
-    dend: Tensor,
-) -> list[Tensor]:  # fmt: skip
-    given = (q, k, u, w, weights, decay, q_read, k_write, keep)
-    made = _scan_gradients_like(*given, states, do, dend)
-    heads = dend.numel() // (dend.shape[-1] * dend.shape[-2])
-    _over(_scan_backward, heads)(
-        *given, states, do, dend, *made, heads, k.shape[0], **_scan_options(*given)
-    )  # fmt: skip
-    return made
-
-
-def _scan_gradients_like(q, k, u, w, weights, decay, q_read, k_write, keep, states, do, dend) -> list[Tensor]:
-    def like(x: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-        return dend.new_empty(0) if x is None else torch.empty_like(x, dtype=dtype)
-
-    narrow = [like(x) for x in (q, k, u, w, weights)]
-    own = [like(x) for x in (q_read, k_write)]
-    return [*narrow, like(decay, torch.float32), *own, like(keep, torch.float32), torch.empty_like(dend)]
-
-
-_scan_gradients.register_fake(_scan_gradients_like)
-
-
-def _scan_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
-
-
-def _scan_apply(ctx: Any, do: Tensor, dstates: Tensor, dend: Tensor) -> Any:
-    *given, states = ctx.saved_tensors
-    *made, dstart = _scan_gradients(*given, states, do.contiguous(), dend.contiguous())
-    return *(None if x is None else dx.to(x.dtype) for x, dx in zip(given, made, strict=True)), dstart
-
-
-_scan.register_autograd(_scan_apply, setup_context=_scan_setup)
-
-
-def scan(
-    q: Tensor, k: Tensor, u: Tensor, w: Tensor, keep: Tensor | None, start: Tensor,
-    weights: Tensor | None = None, weighed: tuple[Tensor, Tensor, Tensor | None] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """All chunks of a rule whose loop is plain from `e = u - w S` on: o [N, ..., C, Dv] and the last state.
-
-    q, k: as read and as written. keep [N, ..., 1, 1]: the state's factor per chunk, or None. start: S before
-    the first chunk, [..., Dk, Dv] in float32. The weights [N, ..., C, C] are given, or made here as delta_net
-    makes them, from `weighed`: queries, keys, and what decays them [..., C, C] or None.
-    """
-    kind, shape, size = u.dtype, u.shape[:-2], k.shape[-2]
-
-    def whole(x: Tensor | None, dtype: torch.dtype = kind) -> Tensor | None:
-        return None if x is None else x.to(dtype).expand(*shape, *x.shape[-2:]).contiguous()
-
-    read, written, decay = (None, None, None)
-    if weighed is not None:
-        by_q, by_k, decay = weighed
-        decay = None if decay is None else decay.expand(*decay.shape[:-2], size, size)
-        if by_q is not q or by_k is not k:
-            q, k, read, written = by_q, by_k, q, k
-    given = [whole(x) for x in (q, k, u, w, weights)] + [whole(decay, torch.float32)]
-    given += [whole(read), whole(written), whole(keep, torch.float32)]
-    o, _, end = _scan(*given, start.float().expand(*shape[1:], *start.shape[-2:]).contiguous())  # type: ignore[arg-type]
-    return o, end

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from archer.rules.algebra import kernels_for
 from archer.rules.rule import LOOPS_OWN, PREPARED, Rule, RuleError
+
+if TYPE_CHECKING:
+    from archer.rules.chunk_kernel import ChunkKernel
 
 Values = dict[str, Any]
 State = dict[str, Tensor]
@@ -35,17 +38,19 @@ def chunk_loop(
     parameters: Mapping[str, Tensor] | None = None,
     state: State | None = None,
     chunk_size: int = 32,
+    kernel: ChunkKernel | None = None,
 ) -> tuple[Tensor, State]:
     """Runs a rule over sequences.
 
     q, k [..., T, Dk] (q not yet scaled), v [..., T, Dv], beta [..., T, 1], each feature [..., T, width],
     each parameter (its value, not its stored form) [..., rows, columns]. Inputs in bfloat16 mean mixed
     precision: products in bfloat16, the state and the inverse in float32. state: what an earlier call
-    returned; its token count must be a multiple of the chunk size. Returns o [..., T, Dv] and the state:
+    returned; its token count must be a multiple of the chunk size. kernel: made of this rule's slots
+    (`archer.rules.chunk_kernel`), for whole chunks on a GPU. Returns o [..., T, Dv] and the state:
     S [..., Dk, Dv], the rule's carried values, and `tokens`, the number of tokens seen (a scalar tensor).
     """
     with _mixed_precision(q):
-        return _chunk_loop(rule, q, k, v, beta, features or {}, parameters or {}, state, chunk_size)
+        return _chunk_loop(rule, q, k, v, beta, features or {}, parameters or {}, state, chunk_size, kernel)
 
 
 def _chunk_loop(
@@ -58,6 +63,7 @@ def _chunk_loop(
     parameters: Mapping[str, Tensor],
     state: State | None,
     chunk_size: int,
+    kernel: ChunkKernel | None,
 ) -> tuple[Tensor, State]:
     length = q.shape[-2]
     sequence = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v, "beta": beta, **features}
@@ -69,14 +75,17 @@ def _chunk_loop(
         if stop == first:
             continue
         chunks = {name: to_chunks(x[..., first:stop, :], size) for name, x in sequence.items()}
-        o, state = _run_chunks(rule, chunks, dict(parameters), state, start + first)
+        o, state = _run_chunks(rule, chunks, dict(parameters), state, start + first, kernel)
         outputs.append(from_chunks(o))
     o = torch.cat(outputs, dim=-2) if outputs else torch.zeros_like(v)
     return o, {**state, "tokens": start + length}
 
 
 def chunk_loop_on_chunks(
-    rule: Rule, chunks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+    rule: Rule,
+    chunks: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    kernel: ChunkKernel | None = None,
 ) -> tuple[Tensor, State]:
     """As `chunk_loop`, from the first token on, for what lies in chunks already: [N, ..., C, D].
 
@@ -86,7 +95,8 @@ def chunk_loop_on_chunks(
     q, v = chunks["q"], chunks["v"]
     with _mixed_precision(q):
         start = torch.zeros((), device=q.device)
-        o, state = _run_chunks(rule, dict(chunks), dict(parameters), initial_state(rule, q[0], v[0]), start)
+        state = initial_state(rule, q[0], v[0])
+        o, state = _run_chunks(rule, dict(chunks), dict(parameters), state, start, kernel)
     return o, {**state, "tokens": start + q.shape[0] * q.shape[-2]}
 
 
@@ -161,17 +171,11 @@ def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
 
 
 def _run_chunks(
-    rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor
+    rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor, kernel: ChunkKernel | None
 ) -> tuple[Tensor, State]:
     prepared = prepare_chunks(rule, chunks, parameters, start)
-    kernels = _scan_kernels(rule, prepared, state["S"])
-    if kernels is not None:
-        parts = [prepared[n] for n in ("q_read", "k_write", "u", "w")]
-        # what the kernel makes itself, the compiler leaves out of `prepared`
-        weighed = (prepared["q"], prepared["k"], prepared.get("decay"))
-        how = {"weighed": weighed} if rule.plain_weights else {"weights": prepared["weights"]}
-        o, S = kernels.scan(*parts, prepared.get("keep"), state["S"], **how)
-        return o, {**state, "S": S}
+    if kernel is not None and kernel.fits(prepared, state["S"]) and kernels_for(prepared["q"]) is not None:
+        return kernel.run(prepared, parameters, state)
     count, axes = chunks["q"].shape[0], chunks["q"].dim()
     whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}
     # unbind, not x[index]: its gradient is one stack, where N selections would each fill a tensor of all N
@@ -187,24 +191,6 @@ def _for_each_chunk(x: Tensor, count: int, axes: int) -> Tensor:
     """[N, ..., C, D] also for what was made of parameters or constants alone, which lacks the axis N."""
     x = x.reshape((1,) * (axes - x.dim()) + tuple(x.shape))
     return x.expand(count, *x.shape[1:])
-
-
-def _scan_kernels(rule: Rule, prepared: Values, S: Tensor) -> Any:
-    """The GPU kernels, if this rule does what delta_net does from `e = u - w S` on, and its sizes fit."""
-    keep = prepared.get("keep")
-    scalar = keep is None or keep.shape[-2:] == (1, 1)
-    if not (rule.plain_scan and scalar and "weights" in prepared and "u" in prepared):
-        return None
-    size, (key, value) = prepared["causal"].shape[-1], S.shape[-2:]
-    shapes = dict.fromkeys(("w", "q_read", "k_write"), (size, key))
-    shapes |= {"q": (size, key), "k": (size, key)} if rule.plain_weights else {"weights": (size, size)}
-    if prepared["u"].shape[1:] != (*S.shape[:-2], size, value):
-        return None  # two writes per token (gated_delta_product)
-    if any(prepared[name].shape[-2:] != shape for name, shape in shapes.items()):
-        return None  # wider for the scores than for the state, or one row for all
-    if prepared["weights"].dim() != prepared["q"].dim():
-        return None  # weights made of constants alone
-    return kernels_for(prepared["q_read"], size, value)
 
 
 def _weights(rule: Rule, values: Values) -> Tensor:

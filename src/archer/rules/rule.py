@@ -176,8 +176,6 @@ class Rule:
 
     slots: the functions by slot name (`step` among them where a rule has one). own: the slots that this
     file defines. source: the text of the file. equation: the indented lines of its docstring.
-    plain_scan: from `e = u - w S` on it is delta_net, whatever it prepares and however it weighs.
-    plain_weights: it weighs as delta_net does, scores under the causal mask, whatever it prepares.
     """
 
     name: str
@@ -194,8 +192,6 @@ class Rule:
     layer: Layer = Layer()
     history: tuple[str, ...] = ()
     ancestry: tuple[str, ...] = ()
-    plain_scan: bool = False
-    plain_weights: bool = False
 
     def __post_init__(self) -> None:
         arguments = {slot: argument_names(function) for slot, function in self.slots.items()}
@@ -248,8 +244,6 @@ def load_rule(source: str, name: str, find: Callable[[str], Rule]) -> Rule:
         layer=namespace.get("layer", parent.layer if parent else Layer()),
         history=tuple(namespace.get("history", ())),
         ancestry=(parent.source, *parent.ancestry) if parent else (),
-        plain_scan=parent is None or (parent.plain_scan and not set(own) & {*SLOTS[2:], "step"}),
-        plain_weights=parent is None or (parent.plain_weights and "similarity" not in own),
     )
     return _with_declarations(rule, namespace, parent)
 
