@@ -15,6 +15,9 @@ from archer.fleet import compile as compiling
 from archer.fleet.compile import forget_what_is_compiled
 from archer.fleet.fleet import Fleet
 from archer.fleet.train import build_model
+from archer.model.mixer import RuleMixer
+from archer.model.parameters import initialise
+from archer.rules import algebra, get_rule, loop
 
 CPU = torch.device("cpu")
 
@@ -99,3 +102,36 @@ def test_what_is_exact_is_compiled_for_two_members_whoever_comes_first(
     assert all(seen == [2, 3, 3] for seen in rows.values()), rows
     assert torch.equal(losses[0], losses[2])
     forget_what_is_compiled()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loop_that_is_a_kernel_is_as_short_a_graph_for_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled does not grow with the chunks; nor does it know how many runs there are."""
+    chunk_kernel = pytest.importorskip("archer.rules.chunk_kernel", reason="kernels need triton")
+    monkeypatch.setattr(algebra._Kernels, "module", object())
+    monkeypatch.setattr(algebra, "kernels_for", lambda *_: None)  # `wy` and what stands before it stay plain
+    monkeypatch.setattr(loop, "kernels_for", lambda *_: True)
+    monkeypatch.setattr(chunk_kernel, "_call", lambda *_: None)
+    mixer = RuleMixer(get_rule("adam"), 32, 2, 16)
+    mixer.make_kernel()
+    assert not mixer.without_kernel
+    sizes, graphs = [], []
+
+    def traced(graph: torch.fx.GraphModule, example: list[object]) -> object:
+        names = [str(node.target) for node in graph.graph.nodes]
+        graphs.append((len(names), sum("autograd_function_apply" in name for name in names)))
+        values = [n.meta["example_value"] for n in graph.graph.nodes if n.op == "placeholder"]
+        sizes.extend(type(x.shape[0]) for x in values if isinstance(x, torch.Tensor))
+        return graph.forward
+
+    for chunks in (2, 8):
+        torch._dynamo.reset()
+        mix = torch.compile(mixer.__call__, backend=traced, fullgraph=True, dynamic=False)
+        given = (initialise(mixer.specs(), [0, 1, 2]), torch.randn(3, 4, 16 * chunks, 32))
+        for x in (*given[0].values(), given[1]):
+            torch._dynamo.maybe_mark_dynamic(x.requires_grad_(), 0)
+        assert mix(*given).shape == given[1].shape
+    assert graphs[0] == graphs[1]
+    assert graphs[0][1] == 2  # the inverse in `wy`, and the loop
+    assert torch.SymInt in sizes
+    torch._dynamo.reset()

@@ -22,8 +22,10 @@ from archer.fleet.fleet import Fleet
 from archer.fleet.modules import AloneMixer
 from archer.fleet.run import Outcome, Run, Subject
 from archer.fleet.state import Weights
+from archer.fleet.subjects import build_mixer, rule_subject
 from archer.fleet.train import Options, build_model, train
-from archer.rules import algebra
+from archer.model.mixer import RuleMixer
+from archer.rules import algebra, get_rule, load_rule
 
 HEAD = "import torch\nfrom torch import nn\n"
 
@@ -204,7 +206,7 @@ def test_what_cannot_be_compiled_is_trained_uncompiled_and_that_is_said(
     runs = tiny_runs(3) if rule else runs_of(FITS, 3)
     found, heard = trained(runs, compiled=True)
     (said,) = [event for event in heard if event["event"] == "plainer"]
-    assert (said["subject"], said["without"]) == (runs[0].subject.name, "compiler")
+    assert (said["subject"], said["without"]) == (runs[0].subject.name, "compiling")
     assert "no compiler for this card" in said["message"]
     plain, _ = trained(runs)
     assert sorted(map(results, found.values())) == sorted(map(results, plain.values()))
@@ -243,7 +245,7 @@ def test_without_the_kernels_that_a_card_cannot_take_it_ends_the_same(
     runs = tiny_runs(3)
     found, heard = trained(runs, compiled=True)
     (said,) = [event for event in heard if event["event"] == "plainer"]
-    assert said["without"] == "kernels"
+    assert said["without"] == "Archer's kernels"
     assert "shared memory" in said["message"]
     assert sorted(map(results, found.values())) == sorted(map(results, train(runs, load=load)))
     algebra.enable_kernels()
@@ -347,3 +349,18 @@ def test_a_run_with_dropout_goes_on_as_it_would_have(tmp_path: Path) -> None:
 def test_what_is_no_token_mixer_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained(runs_of(text))
+
+
+def test_why_a_rule_has_no_kernel_for_its_loop_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="kernels need triton")
+    monkeypatch.setattr(algebra._Kernels, "module", object())
+    rule = load_rule('parent = "delta_net"\ndef retain(S):\n    return 0.9 * S\n', "mine", get_rule)
+    runs = [replace(run, subject=rule_subject(rule)) for run in tiny_runs(2)]
+    mixer = build_mixer(runs[0].subject, runs[0].recipe)
+    assert isinstance(mixer, RuleMixer)
+    mixer.make_kernel()
+    found, heard = trained(runs)
+    assert {outcome.status for outcome in found.values()} == {"finished"}
+    (said,) = [event for event in heard if event["event"] == "plainer"]
+    assert (said["subject"], said["without"]) == ("mine", "a kernel for its loop")
+    assert said["message"].startswith("a shape of [8, 8]: two axes are expected")

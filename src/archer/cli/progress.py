@@ -100,8 +100,8 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
             self.note(f"no fleet takes {event['subject']}; its runs are trained alone: {event['message']}")
         elif event["event"] == "plainer" and event["message"] not in self.said:
             self.said.add(event["message"])
-            lost = "Archer's kernels" if event["without"] == "kernels" else "compiling"
-            self.note(f"{event['subject']} is trained without {lost}, slower: {event['message']}")
+            without = f"{event['subject']} is trained without {event['without']}, slower"
+            self.note(f"{without}: {event['message']}")
         elif event["event"] == "smaller":
             self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
 

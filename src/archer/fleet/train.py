@@ -30,6 +30,7 @@ from archer.fleet.state import Weights
 from archer.fleet.subjects import build_mixer
 from archer.mad.store import load as load_examples
 from archer.model.backbone import Model, Region
+from archer.model.mixer import RuleMixer
 from archer.rules.algebra import refuse_kernels
 
 Event = dict[str, Any]
@@ -121,6 +122,7 @@ class _Packing:
         fleet, self.waiting = self._begin(state)
         if self.alone:
             self.report({"event": "alone", "subject": self.alone.name, "message": self.alone.why})
+        self._tell_of_the_loop()
         self._announce(fleet)
         while fleet.size:
             if trouble := _advance(fleet):
@@ -268,8 +270,17 @@ class _Packing:
             raise RuntimeError(trouble.why)
         self.report(
             {"event": "plainer", "subject": self.runs[0].subject.name, "message": trouble.why,
-             "without": "kernels" if kernels else "compiler"}
+             "without": "Archer's kernels" if kernels else "compiling"}
         )  # fmt: skip
+
+    def _tell_of_the_loop(self) -> None:
+        """That a rule's loop is no kernel where kernels are used: its author may want to know why."""
+        mixer = self.model.mixer
+        if isinstance(mixer, RuleMixer) and mixer.without_kernel:
+            self.report(
+                {"event": "plainer", "subject": mixer.name, "message": mixer.without_kernel,
+                 "without": "a kernel for its loop"}
+            )  # fmt: skip
 
     def _is_time_up(self) -> bool:
         return _is_over(self.options, self.began)

@@ -28,7 +28,8 @@ from archer.model.parameters import (
     projection_initial,
 )
 from archer.rules import Rule, chunk_loop
-from archer.rules.algebra import kernels_for, made_kernel
+from archer.rules.algebra import kernels_enabled, kernels_for
+from archer.rules.chunk_trace import NoKernelError
 from archer.rules.loop import chunk_loop_on_chunks, to_chunks
 from archer.rules.rule import Parameter
 
@@ -43,7 +44,8 @@ ALIGNED = 16
 class RuleMixer:
     """A rule as a token mixer of `width` with `heads` heads of key size width / heads.
 
-    kernel: the rule's chunk loop as a kernel, once `make_kernel` was called.
+    kernel: the rule's chunk loop as a kernel, once `make_kernel` was called; without_kernel: why there is
+    none then.
     """
 
     rule: Rule
@@ -51,6 +53,7 @@ class RuleMixer:
     heads: int
     chunk_size: int = 32
     kernel: ChunkKernel | None = field(default=None, init=False, compare=False, repr=False)
+    without_kernel: str = field(default="", init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.width % self.head_count:
@@ -59,11 +62,19 @@ class RuleMixer:
             )
 
     def make_kernel(self) -> None:
-        """Makes the kernel of the rule's slots, where kernels are enabled and these slots have one. To be
-        called before anything is compiled: PyTorch's compiler cannot do it in passing."""
-        object.__setattr__(
-            self, "kernel", made_kernel(self.rule, self.chunk_size, self.key_size, self.value_size)
-        )
+        """Makes the kernel of the rule's slots, where kernels are enabled and these slots have one.
+
+        To be called before anything is compiled: PyTorch's compiler cannot do it in passing.
+        """
+        if not kernels_enabled() or self.kernel or self.without_kernel:
+            return
+        from archer.rules.chunk_kernel import chunk_kernel
+
+        try:
+            made = chunk_kernel(self.rule, self.chunk_size, self.key_size, self.value_size)
+            object.__setattr__(self, "kernel", made)
+        except NoKernelError as error:
+            object.__setattr__(self, "without_kernel", str(error))
 
     @property
     def name(self) -> str:

@@ -8,15 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from archer.rules.rule import Rule, RuleError
-
-if TYPE_CHECKING:
-    from archer.rules.chunk_kernel import ChunkKernel
+from archer.rules.rule import RuleError
 
 
 class _UnitLowerInverse(torch.autograd.Function):
@@ -89,6 +86,11 @@ def enable_kernels() -> None:
         _Kernels.module = import_module("archer.rules.kernels")
 
 
+def kernels_enabled() -> bool:
+    """Whether somebody enabled them here and nobody refused them."""
+    return _Kernels.module is not None
+
+
 def refuse_kernels() -> None:
     """From now on this process does without them, which its card cannot take: large heads need more shared
     memory than it has."""
@@ -103,20 +105,6 @@ def kernels_for(k: Tensor, *sizes: int) -> Any:
     fits = all(size in (16, 32, 64, 128) for size in (k.shape[-1], *sizes))
     fits = fits and k.is_cuda and k.dtype in (torch.bfloat16, torch.float32)
     return _Kernels.module if fits else None
-
-
-def made_kernel(rule: Rule, size: int, key: int, value: int) -> ChunkKernel | None:
-    """The kernel made of a rule's slots (`archer.rules.chunk_kernel`); None where kernels are not enabled or
-    these slots have no such form."""
-    if _Kernels.module is None:
-        return None
-    from archer.rules.chunk_kernel import chunk_kernel
-    from archer.rules.chunk_trace import NoKernelError
-
-    try:
-        return chunk_kernel(rule, size, key, value)
-    except NoKernelError:
-        return None
 
 
 def wy(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+from triton.runtime.errors import OutOfResources  # pyright: ignore[reportMissingImports]
 
 from archer.rules.chunk_text import kernel_text
 from archer.rules.chunk_trace import ChunkTrace, refusing, trace_chunk
@@ -26,6 +27,8 @@ from archer.rules.rule import Rule
 
 _MADE: dict[str, ChunkKernel] = {}
 """By key: operators of PyTorch take numbers, texts and tensors alone."""
+_AHEAD: dict[tuple[str, str], int] = {}
+"""Stages of reading, where they are not what a kernel is first tried with: by kernel and key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +90,28 @@ def _spread(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _call(name: str, key: str, half: bool, given: Sequence[Tensor], more: Sequence[Tensor]) -> None:
-    """Two warps keep a block of 32 by 64 busy, one of 64 by 64 needs four, larger ones eight to hold it."""
+    """One of the two kernels over all heads.
+
+    Two warps keep a block of 32 by 64 busy, one of 64 by 64 needs four, larger ones eight to hold it. Reading
+    ahead takes shared memory: where a card has too little for it, nothing is read ahead (in float32, which is
+    for comparisons, this is not worth it).
+    """
     kernel = _MADE[key]
     largest = max(rows * columns for rows, columns in kernel.trace.shapes)
     rows, columns = kernel.trace.shapes[0]
     chunks, heads = given[0].shape[0], given[0].numel() // (given[0].shape[0] * rows * columns)
-    getattr(kernel.kernels, name)[(heads,)](
-        *given, *more, heads, chunks, KIND=tl.bfloat16 if half else tl.float32, P="tf32" if half else "ieee",
-        num_warps=2 if largest <= 2048 else 4 if largest <= 4096 else 8,
-        num_stages=3 if largest <= 4096 else 2,
-    )  # fmt: skip
+    ahead = _AHEAD.get((name, key), 3 if largest <= 4096 else 2)
+    try:
+        getattr(kernel.kernels, name)[(heads,)](
+            *given, *more, heads, chunks, KIND=tl.bfloat16 if half else tl.float32,
+            P="tf32" if half else "ieee", num_warps=2 if largest <= 2048 else 4 if largest <= 4096 else 8,
+            num_stages=ahead,
+        )  # fmt: skip
+    except OutOfResources:
+        if ahead == 1 or not half:
+            raise
+        _AHEAD[name, key] = 1
+        _call(name, key, half, given, more)
 
 
 @torch.library.custom_op("archer::chunks", mutates_args=())
