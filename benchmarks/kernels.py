@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from archer.fleet.fleet import Fleet
 from archer.fleet.train import build_model
 from archer.rules import algebra, chunk_loop, get_rule, loop
+from archer.rules.chunk_kernel import chunk_kernel
 from archer.rules.inputs import random_inputs
 from fleet import best_seconds, ceilings, make_runs, random_examples, step
 
@@ -41,13 +42,14 @@ def relative_errors(rule: str, dtype: torch.dtype, device: str) -> dict[str, tup
         get_rule(rule), 0, leading=(64,), length=128, key_width=32, value_width=value, dtype=torch.float32,
         spread=0.5, device=device,
     )  # fmt: skip
+    kernel = chunk_kernel(get_rule(rule), 32, 32, value)
     out = torch.randn(inputs.v.shape, generator=torch.Generator().manual_seed(0)).double().to(device)
 
     def results(kind: torch.dtype) -> dict[str, torch.Tensor]:
         leaves = {n: x.to(dtype).to(kind).requires_grad_() for n, x in inputs.tensors().items()}
         sequence = [leaves[n] for n in ("q", "k", "v", "beta")]
         named = [{n: leaves[n] for n in given} for given in (inputs.features, inputs.parameters)]
-        o, state = chunk_loop(get_rule(rule), *sequence, *named)
+        o, state = chunk_loop(get_rule(rule), *sequence, *named, kernel=kernel)
         gradients = torch.autograd.grad((o * out.to(o.dtype)).sum(), list(leaves.values()))
         return {"o": o, "S": state["S"]} | {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
 
