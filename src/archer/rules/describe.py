@@ -113,6 +113,16 @@ def _section(x: Description) -> str:
     return "\n\n".join(text)
 
 
+ON_A_GPU = """\
+The loop over chunks becomes one kernel, made of the slots, where chunks and the widths of keys and values are
+16, 32, 64 or 128. It takes what most slots do: arithmetic, comparisons and `where`, products, sums, means,
+norms and extremes along an axis, softmax and layer norm, cumulative sums, one row or column, `topk` with
+`scatter`, PyTorch's activations. Other operations (sorting, halves of a block, float64) are computed as
+PyTorch does it, chunk by chunk: the same results, slower, and training says which operation it was. `prepare`
+may do anything: it is no part of the loop.\
+"""
+
+
 def _slots() -> str:
     return "\n\n".join(
         [
@@ -121,6 +131,8 @@ def _slots() -> str:
             "## What `prepare` may return",
             "Beside names of its own, for which later slots may ask; a rule without one has its parent's.",
             _names(PREPARED),
+            "## On a GPU",
+            ON_A_GPU,
         ]
     )
 
