@@ -22,12 +22,10 @@ def make_the_interpreter_count() -> None:
     interpreter._patch_lang_tensor = patched
 
 
-def answer_of(module: str) -> Any:
+def answer_of(module: str, *arguments: str) -> Any:
     """What a test module says when it is run as a program in Triton's interpreter: its last line, JSON."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", module], env=environment, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from archer.rules import Rule, algebra, get_rule, load_rule, rule_names
 from archer.rules.chunk_operations import OPERATIONS, POINTWISE
-from archer.rules.chunk_text import kernel_text
+from archer.rules.chunk_text import arranged, kernel_text
 from archer.rules.chunk_trace import NoKernelError, trace_chunk
 from archer.rules.inputs import Inputs, random_inputs
 
@@ -115,8 +115,30 @@ def correct(e):
     return load_rule(source, "corrected", get_rule)
 
 
+WHOLE = {
+    "own queries, number by number": """from archer.rules import wy
+parent = "delta_net"
+def prepare(q, k, v, beta):
+    return {**wy(k, v, beta), "q_read": 0.5 * q + v, "k_write": k - v}
+def read(o, q, q_read, k, k_write):
+    return o + q * q_read + k * k_write
+""",
+    "a parameter that prepare changes": """from archer.rules import Parameter, wy
+parent = "delta_net"
+gamma = Parameter(0.9, within=(0, 1))
+def prepare(k, v, beta, gamma):
+    return {**wy(k, v, beta), "gamma": gamma * beta.mean(-2, keepdim=True)}
+def retain(S, gamma):
+    return gamma * S
+""",
+}
+"""Rules whose text is too long for the tables above."""
+
+
 def rule_of(name: str) -> Rule:
-    """A rule of the library, one of `MADE` or one of `CORRECTED`."""
+    """A rule of the library, or of one of the tables above."""
+    if name in WHOLE:
+        return load_rule(WHOLE[name], "whole", get_rule)
     if name in CORRECTED:
         return corrected(CORRECTED[name])
     if name not in MADE:
@@ -296,23 +318,26 @@ def over_draws(cases: list[dict[str, Any]]) -> dict[str, Any]:
     return {"taken": cases[0]["taken"], **mean}
 
 
-def interpreted() -> dict[str, dict[str, Any]]:
-    """All cases in Triton's interpreter, tiny, in float32; memory that nobody writes to is NaN."""
+PARTS = {"library": RULES, "operations": (*CORRECTED,), "others": (*MADE, *WHOLE)}
+
+
+def interpreted(part: str) -> dict[str, dict[str, Any]]:
+    """Cases in Triton's interpreter, tiny, in float32; memory that nobody writes to is NaN."""
     make_the_interpreter_count()
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
-    names = (*RULES, *MADE, *CORRECTED)
-    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in names}
-    for decay, read in itertools.product((False, True), repeat=2):
-        case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
-        cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
-    cases["wy repeated"] = wy_errors((32, 32, 32), False, False, torch.float32, "cpu", repeated=True)
+    cases = {f"rule {name}": loop_errors(name, TINY, torch.float32, "cpu") for name in PARTS[part]}
+    if part == "others":
+        for decay, read in itertools.product((False, True), repeat=2):
+            case = wy_errors((16, 16, 32), decay, read, torch.float32, "cpu")
+            cases[f"wy{' decay' * decay}{' k_read' * read}"] = case
+        cases["wy repeated"] = wy_errors((32, 32, 32), False, False, torch.float32, "cpu", repeated=True)
     return cases
 
 
-def test_every_kernel_equals_its_plain_form_in_the_interpreter():
-    pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
-    cases = answer_of("tests.rules.test_kernels")
-    assert len(cases) == len(RULES) + len(MADE) + len(CORRECTED) + 5
+@pytest.mark.parametrize("part", PARTS)
+def test_every_kernel_equals_its_plain_form_in_the_interpreter(part):
+    cases = answer_of("tests.rules.test_kernels", part)
+    assert len(cases) == len(PARTS[part]) + 5 * (part == "others")
     wrong = {name: large for name, case in cases.items() if (large := too_large(case, 1e-5))}
     assert not wrong
     without = {n for n, case in cases.items() if n.startswith("rule ") and "loop" not in case["taken"]}
@@ -337,6 +362,17 @@ def test_what_a_kernel_cannot_be_made_of_is_refused_with_the_reason(name):
         kernel_text(trace_chunk(corrected(expression), 16, 16, 16), name)
 
 
+def test_lines_are_put_where_little_is_held_at_a_time():
+    lines = [
+        "a = tl.load(pa)", "b = tl.load(pb)", "c = a + a", "d = tl.dot(c, b)", "dead = b * b",
+        "tl.store(pe, state)", "tl.store(pd, d)", "tl.store(pc, c)",
+    ]  # fmt: skip
+    assert arranged(lines, ["sum + b"]) == [
+        "tl.store(pe, state)", "a = tl.load(pa)", "c = a + a", "tl.store(pc, c)", "b = tl.load(pb)",
+        "d = tl.dot(c, b)", "tl.store(pd, d)",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("size", "key", "value"), [(31, 32, 32), (32, 24, 32), (32, 32, 256)])
 def test_sizes_that_no_block_can_have_are_refused(size, key, value):
     with pytest.raises(NoKernelError, match="16, 32, 64 or 128"):
@@ -346,6 +382,17 @@ def test_sizes_that_no_block_can_have_are_refused(size, key, value):
 def test_without_a_gpu_nothing_is_taken():
     algebra.enable_kernels()
     assert algebra.kernels_for(torch.zeros(2, 32, 32), 32, 32) is None
+
+
+def test_products_are_as_narrow_as_the_sequence_whatever_prepare_returns(monkeypatch):
+    """comba's queries come out of `prepare` in float32."""
+    rule, halves = get_rule("comba"), []
+    monkeypatch.setattr("archer.rules.loop.kernels_for", lambda *_: True)
+    monkeypatch.setattr("archer.rules.chunk_kernel._call", lambda name, key, half, *_: halves.append(half))
+    inputs = random_inputs(rule, length=32, key_width=16, value_width=16, dtype=torch.float32)
+    o, _ = inputs.map(lambda x: x.bfloat16()).run(rule, None, 16, chunk_kernel(rule, 16, 16, 16))
+    assert halves == [True]
+    assert o.dtype == torch.bfloat16
 
 
 @pytest.fixture
@@ -364,7 +411,7 @@ PRECISIONS = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"
 @pytest.mark.filterwarnings("default")  # of compilers, on machines that are not ours to choose
 @PRECISIONS
 @pytest.mark.parametrize("sizes", [REAL, WIDE], ids=["32 by 32", "32 by 64"])
-@pytest.mark.parametrize("name", [*RULES, *MADE, *CORRECTED])
+@pytest.mark.parametrize("name", [name for names in PARTS.values() for name in names])
 def test_on_a_gpu_every_rule_equals_its_plain_form(cuda, name, sizes, dtype):
     draws = range(6 if dtype == torch.bfloat16 else 1)
     case = over_draws([loop_errors(name, sizes, dtype, cuda, seed) for seed in draws])
@@ -385,4 +432,4 @@ def test_on_a_gpu_wy_equals_its_plain_form(cuda, sizes, decay, read, dtype):
 
 
 if __name__ == "__main__":
-    print(json.dumps(interpreted()))
+    print(json.dumps(interpreted(sys.argv[1])))

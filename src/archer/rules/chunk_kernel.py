@@ -58,9 +58,12 @@ class ChunkKernel:
             name in prepared and prepared[name].shape[-2:] == shape for name, shape in names.items()
         )
 
-    def run(self, prepared: Values, parameters: Values, state: State) -> tuple[Tensor, State]:
-        """All chunks: o [N, ..., C, Dv] and the last state. prepared: what `prepare_chunks` gave."""
-        count, leading, kind = prepared["q"].shape[0], state["S"].shape[:-2], prepared["q"].dtype
+    def run(
+        self, prepared: Values, parameters: Values, state: State, kind: torch.dtype
+    ) -> tuple[Tensor, State]:
+        """All chunks: o [N, ..., C, Dv] and the last state. prepared: what `prepare_chunks` gave; kind: the
+        precision of products, bfloat16 or float32."""
+        count, leading = prepared["q"].shape[0], state["S"].shape[:-2]
         inputs = []
         for name, shape in self.trace.inputs.items():
             x = prepared[name].to(kind) if name in self.narrow else prepared[name]

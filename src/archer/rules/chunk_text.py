@@ -89,9 +89,9 @@ class _Text:
 
     def read(self, pointer: str, block: Block) -> list[str]:
         """Lines that read a block of one chunk. It enters products as it is stored, where that is KIND."""
+        read = f"read_{block.name}"
         if 1 not in block.shape:
-            self.writer.narrow[block.name] = f"{block.name}_read.to(KIND)"
-        read = f"{block.name}_read"
+            self.writer.narrow[block.name] = f"{read}.to(KIND)"
         return [f"{read} = {_load(pointer, block.shape, 'index')}", f"{block.name} = {read}.to(tl.float32)"]
 
     def inputs_of_a_chunk(self) -> list[str]:

@@ -98,6 +98,7 @@ def trace_chunk(rule: Rule, size: int, key: int, value: int) -> ChunkTrace:
 
 def _traced(rule: Rule, size: int, key: int, value: int) -> ChunkTrace:
     values, parameters, state = _example(rule, size, key, value)
+    parameters = {n: x for n, x in parameters.items() if values[n] is x}  # else `prepare` made one a chunk
     first = {n: x for n, x in values.items() if n not in MADE_INSIDE and n not in parameters}
     for alias, name in ALIASES.items():
         if alias in first and first[alias] is first[name]:

@@ -174,10 +174,10 @@ def _run_chunks(
     rule: Rule, chunks: Values, parameters: Values, state: State, start: Tensor, kernel: ChunkKernel | None
 ) -> tuple[Tensor, State]:
     prepared = prepare_chunks(rule, chunks, parameters, start)
-    if kernel is not None and kernel.fits(prepared, state["S"]) and kernels_for(prepared["q"]) is not None:
-        return kernel.run(prepared, parameters, state)
+    if kernel is not None and kernel.fits(prepared, state["S"]) and kernels_for(chunks["q"]) is not None:
+        return kernel.run(prepared, parameters, state, chunks["q"].dtype)
     count, axes = chunks["q"].shape[0], chunks["q"].dim()
-    whole = {n: x for n, x in prepared.items() if n in parameters or n == "causal"}
+    whole = {n: x for n, x in prepared.items() if x is parameters.get(n) or n == "causal"}
     # unbind, not x[index]: its gradient is one stack, where N selections would each fill a tensor of all N
     per_chunk = {n: _for_each_chunk(x, count, axes).unbind() for n, x in prepared.items() if n not in whole}
     outputs = []
