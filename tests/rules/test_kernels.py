@@ -345,6 +345,32 @@ def test_every_kernel_equals_its_plain_form_in_the_interpreter(part):
     assert all(case["taken"] for name, case in cases.items() if name.startswith("wy"))
 
 
+def nan_lost() -> list[str]:
+    """Rules whose kernel has a number where the plain form has NaN, of one value that is NaN."""
+    make_the_interpreter_count()
+    algebra.enable_kernels()
+    lost = []
+    for name in ("softmax", "adam", "topk_error", "layernorm_write", *CORRECTED):
+        inputs = random_inputs(
+            rule_of(name), length=32, key_width=16, value_width=16, dtype=torch.float32, spread=0.5
+        )
+        inputs.v[..., 5, 3] = torch.nan
+        kernel = chunk_kernel(rule_of(name), 16, 16, 16)
+        found, wanted = [], []
+        for seen, decide in ((found, Taken()), (wanted, plainly)):
+            with decided_by(decide):
+                o, state = inputs.run(rule_of(name), None, 16, kernel)
+            seen += [o, *(state[n] for n in state if n != "tokens")]
+        assert wanted[0].isnan().any()
+        if any((y.isnan() & ~x.isnan()).any() for x, y in zip(found, wanted, strict=True)):
+            lost.append(name)
+    return lost
+
+
+def test_nan_goes_through_every_operation_of_a_kernel():
+    assert answer_of("tests.rules.test_kernels", "nan") == []
+
+
 def test_every_operation_of_a_kernel_is_met_by_some_rule():
     met = set()
     for name in (*RULES, *CORRECTED):
@@ -432,4 +458,4 @@ def test_on_a_gpu_wy_equals_its_plain_form(cuda, sizes, decay, read, dtype):
 
 
 if __name__ == "__main__":
-    print(json.dumps(interpreted(sys.argv[1])))
+    print(json.dumps(nan_lost() if sys.argv[1] == "nan" else interpreted(sys.argv[1])))

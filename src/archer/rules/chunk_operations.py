@@ -453,7 +453,8 @@ def _clamp(writer: Writer, call: Call) -> Block:
     for bound, sign in bounds:
         if bound is not None:
             limit = text_of(writer.as_float(bound))
-            block = writer.line(f"tl.where({block.name} {sign} {limit}, {limit}, {block.name})", call.shape)
+            beyond = f"({block.name} {sign} {limit}) | ({limit} != {limit})"
+            block = writer.line(f"tl.where({beyond}, {limit}, {block.name})", call.shape)
     return block
 
 
