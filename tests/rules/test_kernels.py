@@ -50,7 +50,8 @@ CORRECTED = {
     "absolute values": "torch.where(e.abs() < 1, e, e.sign()) + e * torch.isnan(e)",
     "bounds": "e.clamp(-0.5, 0.7) + e.clamp(min=-0.5) + torch.clamp(e, min=e.mean(-1, keepdim=True))",
     "comparisons": "e * (e > 0) + e * ((e >= -1) & ~(e < -0.5) | (e == 2)) + e * (e != 0) * (e <= 1)",
-    "counting": "e * torch.arange(e.shape[-1]).to(e.device) + torch.eye(e.shape[-2]).to(e) @ e",
+    "counting": "e * torch.arange(e.shape[-1]).to(e.device) + torch.eye(e.shape[-2]).to(e) @ e"
+    "+ e * torch.logical_and(torch.arange(e.shape[-1]).to(e.device), e > 0)",
     "cumulative sums": "e.cumsum(-2) + e.cumsum(-1)",
     "extremes": "e - e.amax(-1, keepdim=True) + e.amin(-2, keepdim=True)",
     "fractions": "1 / (1 + e * e) + torch.log1p(e.square()) + torch.expm1(-e.abs())",
@@ -75,6 +76,8 @@ CORRECTED = {
     "sums": "e - e.sum((-2, -1), keepdim=True) + torch.add(e, e, alpha=0.5) - torch.sub(e, 1, alpha=2)",
     "ties": "e * torch.zeros_like(e[..., 0]).scatter(-1, (e[..., 0] > 0).to(e).topk(5, -1).indices, 1.0)"
     ".sum(-1)[..., None, None]",
+    "truths as numbers": "e * ((e > 0) + (e < 1)) + e * (e > 0).amax(-1, keepdim=True)"
+    "+ e * (e[..., :1] > 0).logical_not() + torch.where((e > 0)[..., -1:, :] & (e < 1), e, 0.1 * e)",
     "waves": "torch.sin(e) + torch.cos(e) + torch.tanh(e) + torch.erf(e) + e.relu() + torch.exp2(-e)",
 }
 """What `correct` does to e in rules that have the operations which no rule of the library has."""
@@ -89,6 +92,17 @@ REFUSED = {
     "halves": ("torch.cat((e[..., :8], e[..., 8:]), -1)", "8 out of 16"),
     "three axes": ("e.unflatten(-1, (2, -1)).softmax(-1).flatten(-2)", "[16, 2, 8]"),
     "twice as precise": ("e.double().float()", "float64"),
+    "half as precise": ("e.half().float()", "float16"),
+    "another axis than is flipped": ("e.flip(-1).cumsum(-2).flip(-1)", "another axis than what is flipped"),
+    "places of another shape": (
+        "torch.zeros_like(e).scatter(-1, e.mean(-2, keepdim=True).topk(5, -1).indices, 1.0)",
+        "one number",
+    ),
+    "adding at places": (
+        "e * e.detach()[..., 0].scatter(-1, e[..., 0].topk(5, -1).indices, 2.0, reduce='add')[..., None]",
+        "one number",
+    ),
+    "steps": ("e.slice_scatter(torch.zeros_like(e[..., :1]), -1, 0, None, 16)", "in steps of 16"),
     "backwards": ("e.flip(-2)", "flipped"),
 }
 """What `correct` may do and a kernel cannot, and what the reason names."""
@@ -136,8 +150,52 @@ def prepare(k, v, beta, gamma):
 def retain(S, gamma):
     return gamma * S
 """,
+    "names that are nearly the same": """from archer.rules import Carried, Feature
+parent = "delta_net"
+gate = Feature(within=(0, 1))
+gate_read = Feature()
+out = Carried(initial=0.2)
+out_read = Carried(initial=0.1)
+def correct(e, gate, gate_read):
+    return e * gate + 0.1 * gate_read
+def write(G, out, out_read):
+    out, out_read = 0.9 * out + 0.1 * G, 0.5 * out_read + 0.1 * out
+    return G + 0.1 * out * out_read, {"out": out, "out_read": out_read}
+""",
+    "a whole step, and what nobody reads": """from archer.rules import Carried
+parent = "delta_net"
+last = Carried(rows="1", columns="Dv", initial=0.3)
+seen = Carried(rows="Dk", columns="1")
+def step(S, q, k, v, u, w, beta, causal, scores, last, seen):
+    e = u - w @ S
+    o = q @ S + (scores * causal) @ e + 0.1 * last * k.shape[-1] ** -0.5
+    seen = 0.5 * seen + k.mT @ v.mean(-1, keepdim=True)
+    return o, {"S": S + k.mT @ e + 0.1 * seen, "last": 0.5 * last + v.mean(-2, keepdim=True), "seen": seen}
+""",
 }
 """Rules whose text is too long for the tables above."""
+REFUSED_WHOLE = {
+    "a smaller state": (
+        """from archer.rules import Carried
+parent = "delta_net"
+M = Carried()
+def write(G, M):
+    return G + 0.1 * M, {"M": 0.9 * M.mean((-2, -1), keepdim=True)}
+""",
+        "`M` becomes [1, 1], expected [16, 16]",
+    ),
+    "a state that nobody declared": (
+        """from archer.rules import wy
+parent = "delta_net"
+def prepare(q, k, v, beta):
+    return {**wy(k, v, beta), "mean": v.mean(-2, keepdim=True)}
+def step(S, q, k, v, mean):
+    return q @ S + mean, {"S": S + k.mT @ v, "mean": 0.5 * mean}
+""",
+        "`step` returns `mean`, which is not carried",
+    ),
+}
+"""Texts of rules of which no kernel is made, and what the reason says."""
 
 
 def rule_of(name: str) -> Rule:
@@ -385,6 +443,27 @@ def test_every_operation_of_a_kernel_is_met_by_some_rule():
             names = [getattr(node.target, "__name__", "") for node in graph.nodes]
             met |= {name.split(".")[0] for name in names}
     assert {*POINTWISE, *OPERATIONS} - met <= ELSEWHERE
+
+
+@pytest.mark.parametrize("name", REFUSED_WHOLE)
+def test_a_rule_whose_state_is_not_what_it_declares_is_refused(name):
+    source, reason = REFUSED_WHOLE[name]
+    with pytest.raises(NoKernelError, match=re.escape(reason)):
+        trace_chunk(load_rule(source, "whole", get_rule), 16, 16, 16)
+
+
+def test_chunks_of_another_length_do_not_fit_though_nothing_is_read_of_each_token():
+    source = """parent = "delta_net"
+def prepare(k, v):
+    return {"m": v.mean(-2, keepdim=True), "n": k.mean(-2, keepdim=True)}
+def step(S, m, n, causal):
+    return causal.to(m).sum(-1, keepdim=True) * (m + n @ S), {"S": 0.5 * S + n.mT @ m}
+"""
+    kernel = chunk_kernel(load_rule(source, "means", get_rule), 16, 16, 16)
+    prepared = {"m": torch.zeros(1, 1, 16), "n": torch.zeros(1, 1, 16)}
+    S = torch.zeros(16, 16)
+    assert kernel.fits({**prepared, "v": torch.zeros(1, 16, 16)}, S)
+    assert not kernel.fits({**prepared, "v": torch.zeros(1, 5, 16)}, S)
 
 
 @pytest.mark.parametrize("name", REFUSED)

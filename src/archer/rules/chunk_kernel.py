@@ -53,9 +53,9 @@ class ChunkKernel:
 
     def fits(self, prepared: Values, S: Tensor) -> bool:
         """Whether the loop has what the kernel was made of, in these shapes."""
-        names = self.trace.inputs
+        shapes = {"v": self.trace.out, **self.trace.inputs}  # v: that chunks are as long, whatever is read
         return S.shape[-2:] == self.trace.carried["S"] and all(
-            name in prepared and prepared[name].shape[-2:] == shape for name, shape in names.items()
+            name in prepared and prepared[name].shape[-2:] == shape for name, shape in shapes.items()
         )
 
     def run(

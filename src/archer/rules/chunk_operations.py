@@ -42,7 +42,9 @@ POWERS = {
 }  # fmt: skip
 LOGICAL = ("logical_and", "logical_or", "bitwise_and", "bitwise_or", "bitwise_not")
 COMPARISONS = ("eq", "ge", "gt", "isnan", "le", "logical_not", "lt", "ne")
-WIDE = (torch.float64, torch.complex64, torch.complex128)
+COMPUTED_IN = (torch.float32, torch.bool, torch.int32, torch.int64)
+SHORT_NUMBERS = ((torch.uint8, "arange"), (torch.uint8, "unsqueeze"))
+"""PyTorch counts the rows and columns of `eye` so: there, 8 bits lose nothing."""
 TYPES = {"bool": "tl.int1", "int": "tl.int32", "float": "tl.float32"}
 
 HELPERS = """import triton
@@ -78,7 +80,7 @@ def tanh(x):
 @triton.jit
 def power(x, y):
     size = tl.exp2(y * tl.log2(tl.abs(x)))
-    size = tl.where(x == 0, tl.where(y > 0, 0.0, float("inf")), size)
+    size = tl.where(x == 0, tl.where(y > 0, 0.0, tl.where(y < 0, float("inf"), y)), size)
     whole, even = tl.floor(y) == y, tl.floor(y * 0.5) == y * 0.5
     signed = tl.where(x < 0, tl.where(whole, tl.where(even, size, -size), float("nan")), size)
     return tl.where(y == 0, 1.0, signed)
@@ -141,9 +143,18 @@ class Call:
         each = [dims] if isinstance(dims, int) else list(dims)
         return [axis for d in each if (axis := d % rank - rank + 2) >= 0] if rank else []
 
+    def the_same(self, flipped: Flipped, axis: int) -> Flipped:
+        """What is flipped, if along this axis; else it is refused."""
+        if flipped.axis != axis:
+            raise NoKernelError(f"`{self.node.target}` is along another axis than what is flipped")
+        return flipped
+
     def one_of(self, block: Block, dim: int, start: int | None, stop: int | None) -> tuple[int, int | None]:
         """Axis and index of a slice of one; the index of a whole slice is None. Others are refused."""
-        (axis,) = self.axes(dim) or (0,)
+        axes = self.axes(dim)
+        if not axes:
+            raise NoKernelError(f"`{self.node.target}` is along an axis that a block has not")
+        (axis,) = axes
         size = block.shape[axis]
         first, last, _ = slice(start, stop).indices(size)
         if (first, last) == (0, size):
@@ -193,11 +204,12 @@ class Writer:
             return arguments[0][arguments[1]]
         value = node.meta["val"]
         for x in value if isinstance(value, tuple | list) else [value]:
-            if x.dtype in WIDE:
+            if x.dtype not in COMPUTED_IN and (x.dtype, name) not in SHORT_NUMBERS:
                 raise NoKernelError(f"`{node.target}` is computed in {x.dtype}; a kernel computes in float32")
         call = Call(node, arguments, named)
         if name in OPERATIONS:
-            return OPERATIONS[name](self, call)
+            made = OPERATIONS[name](self, call)
+            return self.as_kind(made, call.kind) if isinstance(made, Block) else made
         if name in POINTWISE and not named and all(isinstance(x, Block | int | float) for x in arguments):
             return self.pointwise(name, call)
         raise NoKernelError(f"`{node.target}` has no form in a kernel")
@@ -208,6 +220,8 @@ class Writer:
             given = [given[0], *map(self.as_float, given[1:])]
         elif name in COMPARISONS:
             given = given if all(map(_is_whole, given)) else [*map(self.as_float, given)]
+        elif name.startswith("logical_"):
+            given = [self.as_kind(x, "bool") if isinstance(x, Block) else x for x in given]
         elif name not in LOGICAL and kind == "float":
             given = [*map(self.as_float, given)]
         return self.line(POINTWISE[name].format(*map(text_of, given)), call.shape, kind)
@@ -224,7 +238,14 @@ class Writer:
             return float(value)
         if not isinstance(value, Block):
             raise NoKernelError(f"{type(value).__name__.lower()} has no form in a kernel on its own")
-        return value if value.kind == "float" else self.line(f"{value.name}.to(tl.float32)", value.shape)
+        return self.as_kind(value, "float")
+
+    def as_kind(self, block: Block, kind: str) -> Block:
+        """A block as "float", "int" or "bool"."""
+        if block.kind == kind:
+            return block
+        text = f"{block.name} != 0" if kind == "bool" else f"{block.name}.to({TYPES[kind]})"
+        return self.line(text, block.shape, kind)
 
     def spread(self, block: Block, shape: Shape) -> Block:
         """The block, repeated along axes where it has one and the shape more."""
@@ -314,6 +335,8 @@ def _sum_of_two(sign: str) -> Operation:
         left, right, *alpha = call.arguments
         if call.kind == "float":
             left, right = writer.as_float(left), writer.as_float(right)
+        if call.kind == "bool":  # PyTorch adds them so
+            return writer.line(f"{text_of(left)} | {text_of(right)}", call.shape, "bool")
         (factor,) = alpha or [call.named.get("alpha", 1)]
         scaled = text_of(right) if factor == 1 else f"{text_of(right)} * {text_of(factor)}"
         return writer.line(f"{text_of(left)} {sign} {scaled}", call.shape, call.kind)
@@ -358,11 +381,7 @@ def _expand(writer: Writer, call: Call) -> Block:
 
 def _converted(writer: Writer, call: Call) -> Block:
     """Also copies, which are nothing here."""
-    block, kind = call.arguments[0], call.kind
-    if block.kind == kind:
-        return block
-    text = f"{block.name} != 0" if kind == "bool" else f"{block.name}.to({TYPES[kind]})"
-    return writer.line(text, block.shape, kind)
+    return writer.as_kind(call.arguments[0], call.kind)
 
 
 def _sum(writer: Writer, call: Call) -> Block:
@@ -453,7 +472,7 @@ def _clamp(writer: Writer, call: Call) -> Block:
     for bound, sign in bounds:
         if bound is not None:
             limit = text_of(writer.as_float(bound))
-            beyond = f"({block.name} {sign} {limit}) | ({limit} != {limit})"
+            beyond = f"({block.name} {sign} {limit}) | ({block.name} == {block.name}) & ({limit} != {limit})"
             block = writer.line(f"tl.where({beyond}, {limit}, {block.name})", call.shape)
     return block
 
@@ -509,7 +528,11 @@ def _select(writer: Writer, call: Call) -> Block:
 
 def _put(writer: Writer, call: Call) -> Block:
     """`slice_scatter` and `select_scatter`: another block in the place of one row or column, or of all."""
-    base, source, dim, start, stop = [*call.arguments, *(0, None, None)[len(call.arguments) - 2 :]][:5]
+    base, source, dim, start, stop, step = [
+        *call.arguments, *(0, None, None, 1)[len(call.arguments) - 2 :]
+    ]  # fmt: skip
+    if step != 1:
+        raise NoKernelError(f"`{call.node.target}` goes in steps of {step}")
     if "select" in str(call.node.target):
         stop = (start + 1) or None
     axis, index = call.one_of(base, dim, start, stop)
@@ -532,14 +555,19 @@ def _topk(writer: Writer, call: Call) -> tuple[None, Largest]:
 def _scatter(writer: Writer, call: Call) -> Block:
     """A number at the places of the largest: those that fewer than `count` others are ahead of."""
     base, dim, chosen, value = call.arguments
-    if not (
-        isinstance(chosen, Largest) and isinstance(value, int | float) and call.axes(dim) == [chosen.axis]
-    ):
+    by_topk = isinstance(chosen, Largest) and call.axes(dim) == [chosen.axis] and not call.named
+    if not by_topk or not isinstance(value, int | float) or base.shape != chosen.block.shape:
         raise NoKernelError(f"`{call.node.target}` is of anything but one number at the places of `topk`")
     column = chosen.block if chosen.axis == 0 else writer.turned(chosen.block)
     row, square = writer.turned(column), (column.shape[0], column.shape[0])
-    earlier = f"({row.name} == {column.name}) & ({_index(row, 1)} < {_index(column, 0)})"
-    ahead = writer.line(f"(({row.name} > {column.name}) | ({earlier})).to(tl.float32)", square)
+    r, c = row.name, column.name
+    nan_first = [
+        writer.line(f"({x} != {x}).to(tl.float32)", b.shape).name for x, b in ((r, row), (c, column))
+    ]
+    more = writer.line(f"({r} > {c}) | ({nan_first[0]} > {nan_first[1]})", square, "bool")
+    less = writer.line(f"({r} < {c}) | ({nan_first[0]} < {nan_first[1]})", square, "bool")
+    earlier = f"~{less.name} & ({_index(row, 1)} < {_index(column, 0)})"
+    ahead = writer.line(f"({more.name} | ({earlier})).to(tl.float32)", square)
     ranks = writer.reduced("tl.sum", ahead, [1])
     ranks = ranks if chosen.axis == 0 else writer.turned(ranks)
     text = f"tl.where({ranks.name} < {chosen.count}, {text_of(float(value))}, {base.name})"
@@ -549,13 +577,15 @@ def _scatter(writer: Writer, call: Call) -> Block:
 def _flip(writer: Writer, call: Call) -> Block | Flipped:
     block, dims = call.arguments
     (axis,) = call.axes(dims)
-    return block.block if isinstance(block, Flipped) else Flipped(block, axis)
+    if not isinstance(block, Flipped):
+        return Flipped(block, axis)
+    return call.the_same(block, axis).block
 
 
 def _cumsum(writer: Writer, call: Call) -> Block | Flipped:
     """The gradient of one comes flipped: it adds up from the other end."""
     given, (axis,) = call.arguments[0], call.axes(call.arguments[1])
-    block = given.block if isinstance(given, Flipped) else writer.as_float(given)
+    block = call.the_same(given, axis).block if isinstance(given, Flipped) else writer.as_float(given)
     if block.shape[axis] > 1:
         other = ", reverse=True" if isinstance(given, Flipped) else ""
         block = writer.line(f"tl.cumsum({block.name}, {axis}{other})", block.shape)

@@ -31,6 +31,7 @@ def arranged(lines: Sequence[str], results: Sequence[str]) -> list[str]:
     first, what is read is read where it is first used, and what leads to no store or result is left out."""
     made = {line.partition(" = ")[0]: line for line in lines if not line.startswith("tl.store")}
     stores = {line: _used(line, made) for line in lines if line.startswith("tl.store")}
+    assert len(made) + len(stores) == len(lines), "two lines make the same name"
     order = [line for line, needs in stores.items() if not needs]
     waiting = {line: needs for line, needs in stores.items() if needs}
     there: set[str] = set()
@@ -142,7 +143,7 @@ def _forward(trace: ChunkTrace) -> str:
 
 
 def _backward(trace: ChunkTrace) -> str:
-    text, out = _Text(trace), Block("g_out", trace.out)
+    text, out = _Text(trace), Block("out_gradient", trace.out)
     gradients = {n: Block(f"g_{n}", b.shape) for n, b in text.carried.items()}
     sums = {n: Block(f"sum_{n}", b.shape) for n, b in text.parameters.items()}
     inside = text.inputs_of_a_chunk()

@@ -7,7 +7,7 @@ kernel of them. C tokens of a chunk, keys of width Dk, values of width Dv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,11 +106,12 @@ def _traced(rule: Rule, size: int, key: int, value: int) -> ChunkTrace:
     given = [first, parameters, state]
     chunk = _as_function(rule, given, size)
     forward = _graph(chunk, *_flat(given))
-    # what nobody reads goes; the state stays
+    # what nobody reads goes, though a slot may ask for it; the state stays
     read = {n.name for n in forward.nodes if n.op == "placeholder" and n.users}
     names = iter([n.name for n in forward.nodes if n.op == "placeholder"])
     used = [{n: x for n, x in part.items() if next(names) in read} for part in given[:2]] + [state]
-    chunk = _as_function(rule, used, size)
+    unread = {n: x.shape for part in given for n, x in part.items() if n not in {*used[0], *used[1], *state}}
+    chunk = _as_function(rule, used, size, unread)
     flat = _flat(used)
     forward = _graph(chunk, *flat)
     outputs = [node.meta["val"] for node in _outputs(forward)]
@@ -127,6 +128,9 @@ def _traced(rule: Rule, size: int, key: int, value: int) -> ChunkTrace:
     out = (size, value)
     if tuple(outputs[0].shape) != out:
         raise NoKernelError(f"o has the shape {list(outputs[0].shape)}, expected {list(out)}")
+    for (name, shape), x in zip(carried.items(), outputs[1:], strict=True):
+        if tuple(x.shape) != shape:
+            raise NoKernelError(f"`{name}` becomes {list(x.shape)}, expected {list(shape)}")
     return ChunkTrace(inputs, once, carried, out, forward, backward)
 
 
@@ -156,19 +160,25 @@ def _example(rule: Rule, size: int, key: int, value: int) -> tuple[Values, Value
     return one, parameters, state
 
 
-def _as_function(rule: Rule, given: list[dict[str, Tensor]], size: int) -> Callable[..., tuple[Tensor, ...]]:
-    """`run_chunk` of flat lists: what it reads, then the state; o and the next state."""
+def _as_function(
+    rule: Rule, given: list[dict[str, Tensor]], size: int, unread: Mapping[str, torch.Size] | None = None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """`run_chunk` of flat lists: what it reads, then the state; o and the next state. unread: shapes of what
+    slots ask for and do not read."""
     inputs, parameters, state = ([*part] for part in given)
 
     def chunk(*flat: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip((*inputs, *parameters, *state), flat, strict=True))
-        values = {n: named[n] for n in (*inputs, *parameters)}
+        values = {n: torch.zeros(shape) for n, shape in (unread or {}).items()}
+        values |= {n: named[n] for n in (*inputs, *parameters)}
         same = {alias: name for alias, name in ALIASES.items() if alias not in values and name in values}
         values |= {alias: values[name] for alias, name in same.items()}
         if "q" in values and "k" in values:
             values["scores"] = values["q"] @ values["k"].mT
         values["causal"] = torch.ones(size, size, dtype=torch.bool).tril()
         o, following = run_chunk(rule, values, {n: named[n] for n in state})
+        if further := sorted({*following} - {*state}):
+            raise NoKernelError(f"`step` returns `{further[0]}`, which is not carried")
         return o, *(following[n] for n in state)
 
     return chunk
