@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -204,6 +205,7 @@ def _is_in_place(node: fx.Node) -> bool:
     return getattr(node.target, "__name__", "").split(".")[0].endswith("_")
 
 
+@cache
 def _decompositions() -> dict[Any, Any]:
     """PyTorch's own, to elementary operations."""
     from torch._decomp import core_aten_decompositions, get_decompositions
