@@ -452,6 +452,13 @@ def test_a_rule_whose_state_is_not_what_it_declares_is_refused(name):
         trace_chunk(load_rule(source, "whole", get_rule), 16, 16, 16)
 
 
+@pytest.mark.parametrize("axis", ["e.dim() - 3", "0"])
+def test_a_rule_whose_heads_see_each_other_is_refused(axis):
+    """Without the axis of heads the first is -1: the trace would be of another rule."""
+    with pytest.raises(NoKernelError, match="its heads see each other"):
+        chunk_kernel(corrected(f"e - 0.5 * e.mean({axis}, keepdim=True)"), 16, 16, 16)
+
+
 def test_chunks_of_another_length_do_not_fit_though_nothing_is_read_of_each_token():
     source = """parent = "delta_net"
 def prepare(k, v):

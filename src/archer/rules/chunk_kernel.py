@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +20,9 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources  # pyright: ignore[reportMissingImports]
 
 from archer.rules.chunk_text import kernel_text
-from archer.rules.chunk_trace import ChunkTrace, refusing, trace_chunk
+from archer.rules.chunk_trace import ChunkTrace, NoKernelError, refusing, trace_chunk
 from archer.rules.executed import executed
+from archer.rules.inputs import random_inputs
 from archer.rules.loop import State, Values
 from archer.rules.rule import Rule
 
@@ -83,9 +84,21 @@ def chunk_kernel(rule: Rule, size: int, key: int, value: int) -> ChunkKernel:
     """
     trace = trace_chunk(rule, size, key, value)
     with refusing():
+        _require_independent_heads(rule, size, key, value)
         text = kernel_text(trace, rule.name)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return _MADE.setdefault(name, ChunkKernel(name, trace, text, trace.only_in_products, trace.needed))
+
+
+def _require_independent_heads(rule: Rule, size: int, key: int, value: int) -> None:
+    """The trace is of one head alone: a rule that gives something else beside others has no kernel."""
+    both = random_inputs(rule, leading=(2,), length=2 * size, key_width=key, value_width=value)
+    first = {n: x[0] for n, x in both.parameters.items()}
+    with torch.no_grad():
+        beside, _ = both.run(rule, chunk_size=size)
+        alone, _ = replace(both.map(lambda x: x[0]), parameters=first).run(rule, chunk_size=size)
+    if not torch.allclose(beside[0], alone, rtol=1e-9, atol=1e-9, equal_nan=True):
+        raise NoKernelError("its heads see each other, or it counts axes from the front")
 
 
 def _spread(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -124,8 +124,9 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
         return [first]
     shared = (
         causality.causality, causality.length_independence, independence.batch_independence,
-        independence.head_independence, carrying.carried_state, carrying.decoding, repeatable.repeatable,
-        gradients.finite_gradients, precision.precision, gradients.live_parameters, stability.stability,
+        independence.head_independence, independence.axes_in_front, carrying.carried_state,
+        carrying.decoding, repeatable.repeatable, gradients.finite_gradients, precision.precision,
+        gradients.live_parameters, stability.stability,
     )  # fmt: skip
     results = [first, *(check.run(candidate) for check in shared)]
     results.append(cost.cost.run(candidate, figures))

@@ -1,4 +1,4 @@
-"""Other sequences of the batch, and other heads."""
+"""Other sequences of the batch, other heads, and whatever else stands in front."""
 
 from __future__ import annotations
 
@@ -48,3 +48,27 @@ def head_independence(candidate: Candidate) -> Finding:
         second, _ = candidate.run(changed, parameters)
     same = torch.equal(first[:, :1], second[:, :1])
     return Finding(True, "heads are independent" if same else "heads see each other (allowed)")
+
+
+@check("axes in front", "Another axis in front of the others changes nothing.")
+def axes_in_front(candidate: Candidate) -> Finding:
+    """In training runs stand in front of sequences: a slot that counts axes from the front (`mean(1)`) would
+    take sequences for heads there, and tell one of the others."""
+    if not isinstance(candidate, RuleCandidate):
+        return Finding(True, "not applicable: a mixer sees one run alone")
+    case = Case(candidate, Probe(batch=2, length=45, seed=1))
+    tried = "the same with another axis in front"
+    return refute([case], _front_problem, LEAST | {"batch": 2}) or Finding(True, tried)
+
+
+def _front_problem(case: Case) -> str:
+    inputs, other = case.inputs(), case.inputs(seed=2, scale=7.0)
+    alone, _ = case.run(inputs)
+    both, _ = case.run({name: torch.stack((x, other[name])) for name, x in inputs.items()})
+    difference = relative_difference(both[0], alone)
+    if difference <= TOLERANCE:
+        return ""
+    return (
+        f"with another axis in front it gives something else (difference {difference:.1e}): "
+        "count axes from the end, dim=-1 and -2"
+    )
