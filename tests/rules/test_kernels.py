@@ -65,7 +65,7 @@ CORRECTED = {
     "one column": "e * (e @ e.mean(-2).unsqueeze(-1)) + e.mean(-1, keepdim=True) @ e.mean(-2, keepdim=True)",
     "one row": "e + e.mean(-2, keepdim=True) @ e.mT @ e",
     "places": "e * torch.zeros_like(e[..., 0]).scatter(-1, e[..., 0].topk(5, -1).indices, 1.0).unsqueeze(-1)",
-    "odd powers": "(0.1 * e) ** 5 + e.detach() ** torch.zeros_like(e) + 0.1 * e.detach() ** (e > 0).to(e)",
+    "odd powers": "(0.1 * e) ** 5 + (0 * e.detach()) ** (0 * e.detach()) + 0.1 * e.detach() ** (e > 0).to(e)",
     "powers": "F.normalize(e, dim=-1) ** 3 + F.normalize(e, dim=-1) ** 4 + 2 ** e.clamp(max=1) "
     "+ e.abs().add(1) ** -1.5 + e.abs().add(1).rsqrt()",
     "rounding": "e - e.detach().floor() + e.detach().ceil()",

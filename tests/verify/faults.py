@@ -93,7 +93,9 @@ FAULTS = (
          "def prepare(k, v, beta):\n    return wy(k, v * (0.9 if v.shape[0] > 70 else 0.8), beta)\n"),
     rule("heads counted from the front, which are sequences in training", "axes in front",
          "def correct(e):\n    return e - 0.5 * e.mean(1, keepdim=True)\n"),
-    rule("statistics of the batch", "batch independence, axes in front",
+    rule("statistics of the batch", "batch independence",
+         "def read(o):\n    return o - 0.1 * o.mean(-4, keepdim=True)\n"),
+    rule("statistics of the batch, counted from the front", "batch independence, axes in front",
          "def read(o):\n    return o - 0.1 * o.mean(0, keepdim=True)\n"),
     rule("a counter between calls",
          "causality, length independence, batch independence, axes in front, carried state, decoding, "
