@@ -43,6 +43,7 @@ from archer.fleet.subjects import rule_subject
 from archer.fleet.train import build_model
 from archer.fleet.worker import thread_settings
 from archer.mad import Examples, Setting
+from archer.model.mixer import RuleMixer
 from archer.rules import get_rule, rule_names
 
 BATCH = 128
@@ -214,6 +215,9 @@ def one_row(
             f"{rule}: a member's losses differ from the same run alone by {row['check']}"
         )
     row |= measure(runs, device, compiled, arguments.steps)
+    mixer = build_model(runs[0]).mixer
+    if isinstance(mixer, RuleMixer) and mixer.without_kernel:
+        row["without_kernel"] = mixer.without_kernel
     seconds = row["ms_per_run_step"] / 1e3
     flop, moved = flop_per_step(runs[0]), bytes_per_step(runs[0])
     row |= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -108,12 +109,14 @@ def test_what_is_exact_is_compiled_for_two_members_whoever_comes_first(
 def test_a_loop_that_is_a_kernel_is_as_short_a_graph_for_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled does not grow with the chunks; nor does it know how many runs there are."""
     chunk_kernel = pytest.importorskip("archer.rules.chunk_kernel", reason="kernels need triton")
+    chunk_check = import_module("archer.rules.chunk_check")
     monkeypatch.setattr(algebra._Kernels, "module", object())
     monkeypatch.setattr(algebra, "kernels_for", lambda *_: None)  # `wy` and what stands before it stay plain
     monkeypatch.setattr(loop, "kernels_for", lambda *_: True)
     monkeypatch.setattr(chunk_kernel, "_call", lambda *_: None)
+    monkeypatch.setattr(chunk_check, "require_equal", lambda *_: None)
     mixer = RuleMixer(get_rule("adam"), 32, 2, 16)
-    mixer.make_kernel()
+    mixer.make_kernel(torch.device("cpu"), torch.float32)
     assert not mixer.without_kernel
     sizes, graphs = [], []
 

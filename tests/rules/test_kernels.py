@@ -14,7 +14,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -31,6 +32,10 @@ from archer.rules.inputs import Inputs, random_inputs
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 
+from triton.runtime.errors import OutOfResources
+
+from archer.rules import chunk_check
+from archer.rules.chunk_check import Named, gradients, loop_results, normal, relative_errors, require_equal
 from archer.rules.chunk_kernel import ChunkKernel, chunk_kernel
 
 RULES = rule_names()
@@ -249,51 +254,10 @@ def plainly(*_: Any, **__: Any) -> None:
     """`kernels_for` where there are none."""
 
 
-def relative(found: Tensor | None, wanted: Tensor | None) -> float:
-    """|found - wanted| / |wanted|; infinite where one is missing or not finite."""
-    if found is None or wanted is None:
-        present = wanted if found is None else found
-        return 0.0 if present is None or not present.any() else float("inf")
-    scale = wanted.double().norm().item() or 1.0
-    error = (found.double() - wanted.double()).norm().item() / scale
-    return error if error < float("inf") else float("inf")
-
-
-def normal(like: Tensor, seed: int) -> Tensor:
-    """Random numbers in the shape and on the device of another tensor, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
-
-
-def gradients(outputs: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    """Of a random combination of the outputs, by the leaves."""
-    parts = [(x * normal(x, seed).to(x.dtype)).sum().double() for seed, x in enumerate(outputs.values())]
-    found = torch.autograd.grad(sum(parts), list(leaves.values()), allow_unused=True)  # type: ignore[arg-type]
-    return {f"gradient of {name}": x for name, x in zip(leaves, found, strict=True)}
-
-
 def some_state(rule: Rule, inputs: Inputs, chunk: int) -> dict[str, Tensor]:
     """A state that this rule can get into: after one chunk of other tokens."""
     _, state = inputs.map(lambda x: x.flip(-2)).tokens(0, chunk).run(rule, None, chunk)
     return {n: x.detach() for n, x in state.items() if n != "tokens"}
-
-
-def loop_results(
-    rule: Rule, inputs: Inputs, state: dict[str, Tensor], chunk: int, kernel: ChunkKernel | None
-) -> dict[str, Tensor | None]:
-    """A rule's loop from this state: outputs, last state and all gradients."""
-    leaves = {n: x.detach().requires_grad_() for n, x in inputs.tensors().items()}
-    fresh = replace(
-        inputs,
-        **{n: leaves[n] for n in ("q", "k", "v", "beta")},
-        features={n: leaves[n] for n in inputs.features},
-        parameters={n: leaves[n] for n in inputs.parameters},
-    )
-    leaves |= {n: x.detach().requires_grad_() for n, x in state.items()}
-    tokens = torch.zeros((), device=inputs.q.device)
-    o, end = fresh.run(rule, {**{n: leaves[n] for n in state}, "tokens": tokens}, chunk, kernel)
-    outputs = {"o": o, **{f"last {n}": end[n] for n in state}}
-    return {**outputs, **gradients(outputs, leaves)}
 
 
 def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
@@ -304,12 +268,11 @@ def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: 
         value_width=sizes.value, dtype=torch.float32, spread=0.5, device=device,
     )  # fmt: skip
     inputs = inputs.map(lambda x: x.to(dtype))
-    doubled = {n: x.double() for n, x in inputs.parameters.items()}
-    exact = replace(inputs.map(lambda x: x.double()), parameters=doubled)
+    exact = inputs.to(torch.float64)
     start = {n: x.float() for n, x in some_state(rule, exact, sizes.chunk).items()}
     kernel = chunk_kernel(rule, sizes.chunk, sizes.key, sizes.value)
 
-    def results(given: Inputs) -> dict[str, Tensor | None]:
+    def results(given: Inputs) -> Named:
         state = {n: x.to(torch.promote_types(given.q.dtype, torch.float32)) for n, x in start.items()}
         return loop_results(rule, given, state, sizes.chunk, kernel)
 
@@ -335,7 +298,7 @@ def wy_errors(
     left_out = {n for n, wanted in (("decay", decay), ("k_read", read)) if not wanted}
     given = {n: x.to(dtype) for n, x in given.items() if n not in left_out}
 
-    def results(x: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def results(x: dict[str, Tensor]) -> Named:
         leaves = {n: t.detach().requires_grad_() for n, t in x.items()}
         outputs = algebra.wy(**leaves)
         return {**outputs, **gradients(outputs, leaves)}
@@ -343,7 +306,7 @@ def wy_errors(
     return errors(results, given, {n: x.double() for n, x in given.items()})
 
 
-def errors(results: Callable[[Any], dict[str, Tensor | None]], given: Any, exact: Any) -> dict[str, Any]:
+def errors(results: Callable[[Any], Named], given: Any, exact: Any) -> dict[str, Any]:
     """Of the kernels and of the plain form in the same precision, against the plain form in float64."""
     algebra.enable_kernels()
     taken = Taken()
@@ -358,9 +321,7 @@ def errors(results: Callable[[Any], dict[str, Tensor | None]], given: Any, exact
     with decided_by(plainly):
         plain, wanted = results(given), results(exact)
     both = {"kernels": found, "plain": plain}
-    return {"taken": sorted(taken.names)} | {
-        form: {n: relative(x[n], wanted[n]) for n in wanted} for form, x in both.items()
-    }
+    return {"taken": sorted(taken.names)} | {form: relative_errors(x, wanted) for form, x in both.items()}
 
 
 def too_large(case: dict[str, Any], bound: float) -> dict[str, float]:
@@ -433,6 +394,67 @@ def nan_lost() -> list[str]:
 
 def test_nan_goes_through_every_operation_of_a_kernel():
     assert answer_of("tests.rules.test_kernels", "nan") == []
+
+
+OTHERS = {
+    "delta_net": "",
+    "softmax": "",
+    "topk_error": "",
+    "another rule": "0.9 * e",
+    "another gradient": "0.5 * e + 0.5 * e.detach()",
+    "infinite": "e / (e < 1)",
+}
+"""Kernels that stand in for that of delta_net, by expressions of `correct`; without, a rule's own."""
+
+
+def refusals() -> dict[str, str]:
+    """What `require_equal` says of the kernels of OTHERS; nothing where it takes them."""
+    make_the_interpreter_count()
+    algebra.enable_kernels()
+    said = {}
+    for name, expression in OTHERS.items():
+        rule = get_rule("delta_net" if expression else name)
+        made_of = corrected(expression) if expression else rule
+        try:
+            with decided_by(Taken()), patch.object(chunk_check, "SEQUENCES", 2):
+                require_equal(chunk_kernel(made_of, 16, 16, 16), rule, torch.device("cpu"), torch.float32)
+        except NoKernelError as error:
+            said[name] = str(error)
+    return said
+
+
+def test_a_kernel_that_computes_something_else_than_its_rule_is_refused_before_it_trains():
+    said = answer_of("tests.rules.test_kernels", "refusals")
+    assert set(said) == {"another rule", "another gradient", "infinite"}
+    assert all("does not compute its rule on this device: " in why for why in said.values())
+    assert "gradient of" in said["another gradient"]
+    assert "off by inf" in said["infinite"]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (OutOfResources(300_000, 232_448, "shared memory"), True),
+        (RuntimeError("PassManager::run failed"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (ValueError("a fault of ours"), False),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_kernel_that_no_compiler_takes_is_refused_and_other_errors_stay(monkeypatch, error, refused):
+    def fail(*_: Any) -> None:
+        raise error
+
+    rule = get_rule("delta_net")
+    monkeypatch.setattr("archer.rules.loop.kernels_for", lambda *_: True)
+    monkeypatch.setattr("archer.rules.chunk_kernel._call", fail)
+    expected = (
+        pytest.raises(NoKernelError, match="cannot be compiled here: ")
+        if refused
+        else pytest.raises(type(error))
+    )
+    with expected:
+        require_equal(chunk_kernel(rule, 16, 16, 16), rule, torch.device("cpu"), torch.bfloat16)
 
 
 def test_every_operation_of_a_kernel_is_met_by_some_rule():
@@ -549,5 +571,16 @@ def test_on_a_gpu_wy_equals_its_plain_form(cuda, sizes, decay, read, dtype):
     assert not too_large(case, BOUNDS[dtype])
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=["bfloat16"])
+@pytest.mark.parametrize("name", RULES)
+def test_on_a_gpu_no_kernel_of_the_library_is_refused(cuda, name, dtype):
+    algebra.enable_kernels()
+    rule = get_rule(name)
+    require_equal(chunk_kernel(rule, 32, 32, 32), rule, torch.device(cuda), dtype)
+
+
 if __name__ == "__main__":
-    print(json.dumps(nan_lost() if sys.argv[1] == "nan" else interpreted(sys.argv[1])))
+    wanted = {"nan": nan_lost, "refusals": refusals}.get(sys.argv[1], partial(interpreted, sys.argv[1]))
+    print(json.dumps(wanted()))

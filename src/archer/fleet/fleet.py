@@ -77,7 +77,8 @@ class Fleet:
             self.pool = torch.cuda.graph_pool_handle()
             enable_kernels()
             if isinstance(self.model.mixer, RuleMixer):
-                self.model.mixer.make_kernel()
+                half = self.members[0].run.recipe.precision == "bf16"
+                self.model.mixer.make_kernel(self.device, torch.bfloat16 if half else torch.float32)
         if self.region is not None and self.rows == 1:
             self._take(torch.zeros(2, dtype=torch.long, device=self.device), spare=1)
         runs = [member.run for member in self._in_rows(self.members)]

@@ -61,17 +61,20 @@ class RuleMixer:
                 f"width {self.width} is no multiple of {self.head_count} heads; change one of them"
             )
 
-    def make_kernel(self) -> None:
-        """Makes the kernel of the rule's slots, where kernels are enabled and these slots have one.
+    def make_kernel(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes the kernel of the rule's slots, where kernels are enabled and these slots have one that
+        computes on this device, in this precision, what the plain loop computes.
 
         To be called before anything is compiled: PyTorch's compiler cannot do it in passing.
         """
         if not kernels_enabled() or self.kernel or self.without_kernel:
             return
+        from archer.rules.chunk_check import require_equal
         from archer.rules.chunk_kernel import chunk_kernel
 
         try:
             made = chunk_kernel(self.rule, self.chunk_size, self.key_size, self.value_size)
+            require_equal(made, self.rule, device, dtype)
             object.__setattr__(self, "kernel", made)
         except NoKernelError as error:
             object.__setattr__(self, "without_kernel", str(error))

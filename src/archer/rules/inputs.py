@@ -44,6 +44,11 @@ class Inputs:
         features = {name: change(x) for name, x in self.features.items()}
         return replace(self, q=q, k=k, v=v, beta=beta, features=features)
 
+    def to(self, where: torch.dtype | str | torch.device) -> Inputs:
+        """Every tensor, parameters too, in another precision or on another device."""
+        parameters = {name: x.to(where) for name, x in self.parameters.items()}
+        return replace(self.map(lambda x: x.to(where)), parameters=parameters)
+
     def tokens(self, first: int, stop: int) -> Inputs:
         """Tokens first to stop - 1."""
         return self.map(lambda x: x[..., first:stop, :])
@@ -86,8 +91,7 @@ def random_inputs(
     }
     if not leading:
         parameters = {name: x[0] for name, x in parameters.items()}
-    inputs = Inputs(q, k, v, beta, features, parameters).map(lambda x: x.to(device, dtype))
-    return replace(inputs, parameters={name: x.to(device, dtype) for name, x in parameters.items()})
+    return Inputs(q, k, v, beta, features, parameters).to(dtype).to(device)
 
 
 def activate(feature: Feature, projected: Tensor) -> Tensor:
