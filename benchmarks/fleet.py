@@ -260,18 +260,23 @@ def first_steps(members: int) -> dict:
                 "TRITON_CACHE_DIR": f"{folder}/triton", "ARCHER_BEGAN": repr(time.time()),
             }  # fmt: skip
             command = [sys.executable, __file__, "--one-process", "--members", str(members)]
-            said = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-            if said.returncode:
-                raise SystemExit(said.stderr)
+            print(name, file=sys.stderr, flush=True)
+            said = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
             found[name] = json.loads(said.stdout.splitlines()[-1])
         return found
 
 
 def one_process(members: int, device: torch.device) -> dict[str, float]:
     """What a training process does, from its start: it stands by, then trains each shape for a step."""
+    found: dict[str, float] = {}
+
+    def took(name: str, began: float) -> None:
+        found[name] = round(time.time() - began, 2)
+        print(f"{found[name]:8.2f} s  {name}", file=sys.stderr, flush=True)
+
     prepare(str(device))
     wait(device)
-    found = {"stands by": round(time.time() - float(os.environ["ARCHER_BEGAN"]), 2)}
+    took("stands by", float(os.environ["ARCHER_BEGAN"]))
     region = compiler()
     for rule, length, vocabulary in SHAPES:
         runs = make_runs(rule, members, length, "bf16" if device.type == "cuda" else "fp32", vocabulary)
@@ -282,9 +287,9 @@ def one_process(members: int, device: torch.device) -> dict[str, float]:
         step(fleet, 0, captured=device.type == "cuda")
         wait(device)
         name = f"{rule}, {length} tokens, {vocabulary} words"
-        found[name] = round(time.time() - began, 2)
+        took(name, began)
         fleet.evaluate()
-        found[f"{name}: evaluated"] = round(time.time() - began, 2)
+        took(f"{name}: evaluated", began)
         del fleet
         tidy(device)
     return found

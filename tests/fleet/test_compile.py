@@ -116,7 +116,7 @@ def test_a_loop_that_is_a_kernel_is_as_short_a_graph_for_any_length(monkeypatch:
     monkeypatch.setattr(chunk_kernel, "_call", lambda *_: None)
     monkeypatch.setattr(chunk_check, "require_equal", lambda *_: None)
     mixer = RuleMixer(get_rule("adam"), 32, 2, 16)
-    mixer.make_kernel(torch.device("cpu"), torch.float32)
+    mixer.make_kernel(torch.device("cuda"), torch.float32)
     assert not mixer.without_kernel
     sizes, graphs = [], []
 

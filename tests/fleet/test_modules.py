@@ -358,7 +358,7 @@ def test_why_a_rule_has_no_kernel_for_its_loop_is_said(monkeypatch: pytest.Monke
     runs = [replace(run, subject=rule_subject(rule)) for run in tiny_runs(2)]
     mixer = build_mixer(runs[0].subject, runs[0].recipe)
     assert isinstance(mixer, RuleMixer)
-    mixer.make_kernel(torch.device("cpu"), torch.float32)
+    mixer.make_kernel(torch.device("cuda"), torch.float32)
     found, heard = trained(runs)
     assert {outcome.status for outcome in found.values()} == {"finished"}
     (said,) = [event for event in heard if event["event"] == "plainer"]

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +24,8 @@ import torch
 from tests.interpreter import answer_of, make_the_interpreter_count
 from torch import Tensor
 
+from archer.model.mixer import RuleMixer
+from archer.model.parameters import initialise
 from archer.rules import Rule, algebra, get_rule, load_rule, rule_names
 from archer.rules.chunk_operations import OPERATIONS, POINTWISE
 from archer.rules.chunk_text import arranged, kernel_text
@@ -35,7 +37,7 @@ pytest.importorskip("triton", reason="the kernels need triton: pip install trito
 from triton.runtime.errors import OutOfResources
 
 from archer.rules import chunk_check
-from archer.rules.chunk_check import Named, gradients, loop_results, normal, relative_errors, require_equal
+from archer.rules.chunk_check import Named, gradients, normal, relative_errors, require_equal
 from archer.rules.chunk_kernel import ChunkKernel, chunk_kernel
 
 RULES = rule_names()
@@ -260,6 +262,24 @@ def some_state(rule: Rule, inputs: Inputs, chunk: int) -> dict[str, Tensor]:
     return {n: x.detach() for n, x in state.items() if n != "tokens"}
 
 
+def loop_results(
+    rule: Rule, inputs: Inputs, state: dict[str, Tensor], chunk: int, kernel: ChunkKernel | None
+) -> Named:
+    """A rule's loop from this state: outputs, last state and all gradients."""
+    leaves = {n: x.detach().requires_grad_() for n, x in inputs.tensors().items()}
+    fresh = replace(
+        inputs,
+        **{n: leaves[n] for n in ("q", "k", "v", "beta")},
+        features={n: leaves[n] for n in inputs.features},
+        parameters={n: leaves[n] for n in inputs.parameters},
+    )
+    leaves |= {n: x.detach().requires_grad_() for n, x in state.items()}
+    tokens = torch.zeros((), device=inputs.q.device)
+    o, end = fresh.run(rule, {**{n: leaves[n] for n in state}, "tokens": tokens}, chunk, kernel)
+    outputs = {"o": o, **{f"last {n}": end[n] for n in state}}
+    return {**outputs, **gradients(outputs, leaves)}
+
+
 def loop_errors(name: str, sizes: Sizes, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
     """Relative errors of a rule's loop, {"kernels", "plain"} by name, and the kernels taken."""
     rule = rule_of(name)
@@ -455,6 +475,31 @@ def test_a_kernel_that_no_compiler_takes_is_refused_and_other_errors_stay(monkey
     )
     with expected:
         require_equal(chunk_kernel(rule, 16, 16, 16), rule, torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if get_rule(n).features or get_rule(n).parameters])
+def test_a_kernel_is_compared_in_the_precisions_that_it_trains_in(monkeypatch, name):
+    """With others it would be compiled twice, and what trains would be the one that nobody compared."""
+    seen: list[Any] = []
+
+    def keep(kind: str, key: str, half: bool, given: Any, more: Any) -> None:
+        seen.append((kind, key, half, [x.dtype for x in (*given, *more)]))
+
+    monkeypatch.setattr("archer.rules.loop.kernels_for", lambda *_: True)
+    monkeypatch.setattr("archer.rules.chunk_kernel._call", keep)
+    rule = get_rule(name)
+    mixer = RuleMixer(rule, 64, 2, 16)
+    kernel = chunk_kernel(rule, 16, mixer.key_size, mixer.value_size)
+    with pytest.raises(NoKernelError):  # nothing is computed
+        require_equal(kernel, rule, torch.device("cpu"), torch.bfloat16)
+    compared = seen.copy()
+    seen.clear()
+    object.__setattr__(mixer, "kernel", kernel)
+    parameters = {n: x.requires_grad_() for n, x in initialise(mixer.specs(), [0, 1]).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        mixer(parameters, torch.randn(2, 4, 32, 64, dtype=torch.bfloat16)).float().sum().backward()
+    assert [call[0] for call in seen] == ["forward", "backward"]
+    assert compared == seen
 
 
 def test_every_operation_of_a_kernel_is_met_by_some_rule():

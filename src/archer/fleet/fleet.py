@@ -76,9 +76,9 @@ class Fleet:
             torch.cuda.set_device(self.device.index or 0)  # Triton starts its kernels on the current device
             self.pool = torch.cuda.graph_pool_handle()
             enable_kernels()
-            if isinstance(self.model.mixer, RuleMixer) and self.members:
-                half = self.members[0].run.recipe.precision == "bf16"
-                self.model.mixer.make_kernel(self.device, torch.bfloat16 if half else torch.float32)
+        if isinstance(self.model.mixer, RuleMixer) and self.members:
+            half = self.members[0].run.recipe.precision == "bf16"
+            self.model.mixer.make_kernel(self.device, torch.bfloat16 if half else torch.float32)
         if self.region is not None and self.rows == 1:
             self._take(torch.zeros(2, dtype=torch.long, device=self.device), spare=1)
         runs = [member.run for member in self._in_rows(self.members)]

@@ -67,7 +67,7 @@ class RuleMixer:
 
         To be called before anything is compiled: PyTorch's compiler cannot do it in passing.
         """
-        if not kernels_enabled() or self.kernel or self.without_kernel:
+        if device.type != "cuda" or not kernels_enabled() or self.kernel or self.without_kernel:
             return
         from archer.rules.chunk_check import require_equal
         from archer.rules.chunk_kernel import chunk_kernel

@@ -7,20 +7,29 @@ rule that nobody wrote. So every kernel shows once per process that it computes 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from archer.rules.chunk_kernel import ChunkKernel
-from archer.rules.chunk_trace import NoKernelError
-from archer.rules.inputs import Inputs, random_inputs
-from archer.rules.loop import State
+from archer.rules.chunk_trace import ALIASES, NoKernelError, refusing
+from archer.rules.inputs import random_inputs
+from archer.rules.loop import (
+    State,
+    Values,
+    initial_state,
+    mixed_precision,
+    prepare_chunks,
+    run_prepared,
+    to_chunks,
+    with_weights,
+)
 from archer.rules.rule import Rule
 
 Named = dict[str, Tensor | None]
 
-BOUNDS = {torch.bfloat16: 0.05, torch.float32: 1e-3}
+BOUNDS = {torch.bfloat16: 0.03, torch.float32: 1e-3}
 """Relative errors that rounding alone may give: most stay under 0.01 and 2e-5. A fault gives larger ones."""
 ROUNDING = 4
 """An error is also rounding where it is at most so many times that of the plain loop in the same precision:
@@ -29,24 +38,18 @@ SEQUENCES, HEADS, CHUNKS = 16, 4, 3
 
 
 def require_equal(kernel: ChunkKernel, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:
-    """Compares outputs and all gradients of 16 short sequences in 4 heads with those of the plain loop.
+    """Compares outputs, last state and gradients of 16 short sequences in 4 heads with the plain loop.
 
-    dtype: of the sequences, bfloat16 or float32. The plain loop runs on the CPU, in float64 and in dtype;
-    what is not finite there is not compared: no kernel can be wrong about it. Raises NoKernelError where
-    they differ, and where the kernel cannot be compiled for this device.
+    dtype: of the sequences, bfloat16 or float32. What the loop gets is prepared on the CPU in dtype; there
+    the plain loop takes it, in float64 and in dtype. What is not finite there is not compared: no kernel can
+    be wrong about it. Raises NoKernelError where they differ, and where the kernel cannot be compiled.
     """
-    size, value = kernel.trace.out
-    key = kernel.trace.carried["S"][0]
-    drawn = random_inputs(
-        rule, leading=(SEQUENCES, HEADS), length=CHUNKS * size, key_width=key, value_width=value,
-        dtype=torch.float32, spread=0.5,
-    )  # fmt: skip
-    given = drawn.map(lambda x: x.to(dtype))
-    wanted = loop_results(rule, given.to(torch.float64), {}, size)
-    plain = relative_errors(loop_results(rule, given, {}, size), wanted)
+    with refusing():
+        given = _given(kernel, rule, dtype)
+        wanted = _results(kernel, rule, given, torch.float64)
+        plain = relative_errors(_results(kernel, rule, given, dtype), wanted)
     try:
-        found = loop_results(rule, given.to(device), {}, size, kernel)
-        errors = relative_errors(found, wanted)
+        errors = relative_errors(_results(kernel, rule, given, dtype, device), wanted)
     except Exception as error:
         if not _is_of_a_compiler(error):
             raise
@@ -62,28 +65,64 @@ def require_equal(kernel: ChunkKernel, rule: Rule, device: torch.device, dtype: 
         )
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What a loop gets: prepared values by name, each [N, ..., C, D], parameters, and the first state."""
+
+    prepared: Values
+    parameters: Values
+    state: State
+
+
+def _given(kernel: ChunkKernel, rule: Rule, dtype: torch.dtype) -> _Given:
+    """Of random sequences, in the precisions that the layer gives them in training."""
+    size, value = kernel.trace.out
+    drawn = random_inputs(
+        rule, leading=(SEQUENCES, HEADS), length=CHUNKS * size, key_width=kernel.trace.carried["S"][0],
+        value_width=value, dtype=torch.float32, spread=0.5,
+    )  # fmt: skip
+    sequence = {"q": drawn.q * drawn.q.shape[-1] ** -0.5, "k": drawn.k, "v": drawn.v, "beta": drawn.beta}
+    # a feature's bias is learnt in float32, which makes the feature as wide
+    wide = {n: x for n, x in drawn.features.items() if rule.features[n].bias is not None}
+    narrow = {n: x.to(dtype) for n, x in (sequence | drawn.features).items() if n not in wide}
+    chunks = {n: to_chunks(x, size) for n, x in (narrow | wide).items()}
+    with torch.no_grad(), mixed_precision(torch.device("cpu"), dtype):
+        prepared = prepare_chunks(rule, chunks, drawn.parameters, torch.zeros(()))
+        state = initial_state(rule, chunks["q"][0], chunks["v"][0])
+    left_out = {"scores", "weights", *drawn.parameters, *ALIASES} - {*kernel.trace.inputs}
+    return _Given({n: x for n, x in prepared.items() if n not in left_out}, drawn.parameters, state)
+
+
+def _results(
+    kernel: ChunkKernel, rule: Rule, given: _Given, dtype: torch.dtype, device: torch.device | None = None
+) -> Named:
+    """Of the kernel on this device, or of the plain loop (with None); the gradients are by what the kernel
+    reads."""
+
+    def moved(x: Tensor) -> Tensor:
+        wide = dtype == torch.float64 and x.is_floating_point()
+        return x.detach().to(device or "cpu", torch.float64 if wide else x.dtype)
+
+    prepared, parameters, state = (
+        {n: moved(x) for n, x in part.items()} for part in (given.prepared, given.parameters, given.state)
+    )
+    for name in kernel.trace.inputs:
+        prepared[name].requires_grad_()
+    for name in kernel.trace.parameters:
+        parameters[name].requires_grad_()
+    if device is not None:
+        o, end = kernel.run(prepared, parameters, state, dtype)
+    else:
+        with mixed_precision(torch.device("cpu"), dtype):
+            o, end = run_prepared(rule, with_weights(rule, parameters | prepared), parameters, state)
+    read = {n: prepared[n] for n in kernel.trace.inputs} | {n: parameters[n] for n in kernel.trace.parameters}
+    outputs = {"o": o, **{f"last {n}": x for n, x in end.items()}}
+    return outputs | gradients(outputs, read)
+
+
 def _is_of_a_compiler(error: Exception) -> bool:
     """Triton's own errors, and those of what it calls, which are RuntimeErrors and no subclass."""
     return type(error) is RuntimeError or type(error).__module__.partition(".")[0] == "triton"
-
-
-def loop_results(
-    rule: Rule, inputs: Inputs, state: State, chunk_size: int, kernel: ChunkKernel | None = None
-) -> Named:
-    """A rule's loop from this state (empty: the first): outputs, last state, and the gradients of a fixed
-    random combination of them by all that was given."""
-    leaves = {n: x.detach().requires_grad_() for n, x in inputs.tensors().items()}
-    fresh = replace(
-        inputs,
-        **{n: leaves[n] for n in ("q", "k", "v", "beta")},
-        features={n: leaves[n] for n in inputs.features},
-        parameters={n: leaves[n] for n in inputs.parameters},
-    )
-    start = {n: x.detach().requires_grad_() for n, x in state.items()}
-    tokens = torch.zeros((), device=inputs.q.device)
-    o, end = fresh.run(rule, {**start, "tokens": tokens} if start else None, chunk_size, kernel)
-    outputs = {"o": o, **{f"last {n}": x for n, x in end.items() if n != "tokens"}}
-    return {**outputs, **gradients(outputs, leaves | start)}
 
 
 def gradients(outputs: dict[str, Tensor], leaves: dict[str, Tensor]) -> Named:

@@ -49,7 +49,7 @@ def chunk_loop(
     (`archer.rules.chunk_kernel`), for whole chunks on a GPU. Returns o [..., T, Dv] and the state:
     S [..., Dk, Dv], the rule's carried values, and `tokens`, the number of tokens seen (a scalar tensor).
     """
-    with _mixed_precision(q):
+    with mixed_precision(q.device, q.dtype):
         return _chunk_loop(rule, q, k, v, beta, features or {}, parameters or {}, state, chunk_size, kernel)
 
 
@@ -93,24 +93,24 @@ def chunk_loop_on_chunks(
     state.
     """
     q, v = chunks["q"], chunks["v"]
-    with _mixed_precision(q):
+    with mixed_precision(q.device, q.dtype):
         start = torch.zeros((), device=q.device)
         state = initial_state(rule, q[0], v[0])
         o, state = _run_chunks(rule, dict(chunks), dict(parameters), state, start, kernel)
     return o, {**state, "tokens": start + q.shape[0] * q.shape[-2]}
 
 
-def _mixed_precision(q: Tensor) -> AbstractContextManager[Any]:
-    """Products in q's precision where that is half, in their own where not.
+def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Products in this precision where it is half, in their own where not.
 
     What is so already is left alone: PyTorch keeps no compiled code that changes it between processes.
     """
-    device, half = q.device.type, q.dtype in (torch.bfloat16, torch.float16)
-    if torch.is_autocast_enabled(device) == half and (
-        not half or torch.get_autocast_dtype(device) == q.dtype
+    half = dtype in (torch.bfloat16, torch.float16)
+    if torch.is_autocast_enabled(device.type) == half and (
+        not half or torch.get_autocast_dtype(device.type) == dtype
     ):
         return nullcontext()
-    return torch.autocast(device, dtype=q.dtype, enabled=half)
+    return torch.autocast(device.type, dtype=dtype, enabled=half)
 
 
 def initial_state(rule: Rule, q: Tensor, v: Tensor) -> State:
@@ -129,9 +129,13 @@ def prepare_chunks(rule: Rule, chunks: Values, parameters: Values, start: Tensor
     """All that does not depend on the state, for all chunks at once: u, w, scores and, mostly, weights."""
     count, size = chunks["q"].shape[0], chunks["q"].shape[-2]
     values = {**chunks, **parameters, **_constants(count, size, chunks["q"], start)}
-    values |= check_prepared(rule, _call(rule, "prepare", values))
-    values["scores"] = values["q"] @ values["k"].mT
-    values = {"q_read": values["q"], "k_write": values["k"], **values}
+    return with_weights(rule, values | check_prepared(rule, _call(rule, "prepare", values)))
+
+
+def with_weights(rule: Rule, values: Values) -> Values:
+    """What `prepare` gave, and what the loop makes of it: scores, second names, and mostly weights."""
+    scores = values["q"] @ values["k"].mT
+    values = {"q_read": values["q"], "k_write": values["k"], **values, "scores": scores}
     if "step" not in rule.slots and not _depends_on_state(rule, "similarity"):
         values["weights"] = _weights(rule, values)
     return values
@@ -176,7 +180,12 @@ def _run_chunks(
     prepared = prepare_chunks(rule, chunks, parameters, start)
     if kernel is not None and kernel.fits(prepared, state["S"]) and kernels_for(chunks["q"]) is not None:
         return kernel.run(prepared, parameters, state, chunks["q"].dtype)
-    count, axes = chunks["q"].shape[0], chunks["q"].dim()
+    return run_prepared(rule, prepared, parameters, state)
+
+
+def run_prepared(rule: Rule, prepared: Values, parameters: Values, state: State) -> tuple[Tensor, State]:
+    """All chunks of what `prepare_chunks` gave, one after the other: o [N, ..., C, Dv] and the last state."""
+    count, axes = prepared["q"].shape[0], prepared["q"].dim()
     whole = {n: x for n, x in prepared.items() if x is parameters.get(n) or n == "causal"}
     # unbind, not x[index]: its gradient is one stack, where N selections would each fill a tensor of all N
     per_chunk = {n: _for_each_chunk(x, count, axes).unbind() for n, x in prepared.items() if n not in whole}
