@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize, silu, softplus
 
-from archer.rules import get_rule, invert_unit_lower
+from archer.rules import faded_products, get_rule, invert_unit_lower
 from archer.rules.inputs import Inputs, random_inputs
 
 LENGTHS = (1, 31, 32, 33, 63, 100, 127)
@@ -142,6 +142,30 @@ def test_the_inverse_holds_all_digits_where_keys_repeat(size, strength):
     wanted = torch.linalg.inv(torch.eye(size, dtype=torch.float64) + lower.double())
     found = invert_unit_lower(lower)
     assert ((found - wanted).norm() / wanted.norm()).item() < 1e-6
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 31, 32, 100])
+@pytest.mark.parametrize("step", [1e-3, 1.0, 30.0])
+def test_products_of_faded_keys_are_those_of_every_pair(length, step):
+    """Also where a channel is gone within a few tokens: over 100 of 30 each exp(-faded) has no double."""
+    draw = torch.Generator().manual_seed(length)
+    drawn = [torch.randn(2, 3, length, 6, generator=draw, dtype=torch.float64) for _ in range(3)]
+    q, p, k = (x.requires_grad_() for x in drawn)
+    fading = torch.rand(2, 3, length, 6, generator=draw, dtype=torch.float64).requires_grad_()
+    faded = (-step * fading).cumsum(-2)
+    found = faded_products((q, p), k, faded)
+    left = (faded[..., :, None, :] - faded[..., None, :, :]).clamp(max=0).exp()
+    wanted = [torch.einsum("...id,...ijd,...jd->...ij", row, left, k).tril() for row in (q, p)]
+    weights = torch.randn(length, length, generator=draw, dtype=torch.float64)
+    for x, y in zip(found, wanted, strict=True):
+        torch.testing.assert_close(x, y)
+        leaves = (q, p, k, fading)
+        gradients = [
+            torch.autograd.grad((z * weights).sum(), leaves, retain_graph=True, materialize_grads=True)
+            for z in (x, y)
+        ]
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", TOKEN_RULES)

@@ -41,7 +41,8 @@ and for names that you declare at the top level, beside the function:
     g = Feature(within=(0, 1), bias=0.0)      one number per token and head, computed from the layer's input
     M = Carried()                             a state [Dk, Dv] beside S; return it: `return M, {{"M": M}}`
 `prepare` runs for all chunks before the loop and returns a dictionary: names of its own, for which later
-slots may ask, u and w (`**wy(k, v, beta)`; `from archer.rules import wy`), and any of:
+slots may ask, u and w (`**wy(k, v, beta)`; `from archer.rules import wy`; where each channel of a key fades
+on its own, `faded_products((q, beta * k), k, log_decay.cumsum(-2))` gives both [C, C]), and any of:
 {chr(10).join(f"    {name}: {meaning}" for name, meaning in PREPARED.items() if name not in "uw")}
 Laws: a token's output must not depend on later tokens; no statistics over the batch or the heads; no
 randomness, no loops over tokens, no growth of cost beyond linear in the length; finite gradients everywhere

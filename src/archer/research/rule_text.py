@@ -20,7 +20,7 @@ from archer.rules.registry import LIBRARY, rule_names
 from archer.rules.rule import PREPARED, SLOTS, VOCABULARY
 
 DECLARING = ("Parameter", "Feature", "Carried")
-RULE_IMPORTS = (*DECLARING, "Draw", "wy")
+RULE_IMPORTS = (*DECLARING, "Draw", "wy", "faded_products")
 
 
 @dataclass(frozen=True)

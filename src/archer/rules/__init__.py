@@ -24,18 +24,19 @@ from archer.rules.rule import (
 )
 
 if TYPE_CHECKING:
-    from archer.rules.algebra import invert_unit_lower, rotate, wy
+    from archer.rules.algebra import faded_products, invert_unit_lower, rotate, wy
     from archer.rules.loop import chunk_loop, initial_state
 
 __all__ = [
     "BASE", "PREPARED", "REFERENCE", "SLOTS", "VOCABULARY", "Carried", "Draw", "Feature", "Layer",
-    "Parameter", "Rule", "RuleError", "chunk_loop", "get_rule", "initial_state", "invert_unit_lower",
-    "load_rule", "resolve_history_name", "rotate", "rule_names", "wy",
+    "Parameter", "Rule", "RuleError", "chunk_loop", "faded_products", "get_rule", "initial_state",
+    "invert_unit_lower", "load_rule", "resolve_history_name", "rotate", "rule_names", "wy",
 ]  # fmt: skip
 
 _LAZY = {
     "wy": "archer.rules.algebra",
     "rotate": "archer.rules.algebra",
+    "faded_products": "archer.rules.algebra",
     "invert_unit_lower": "archer.rules.algebra",
     "chunk_loop": "archer.rules.loop",
     "initial_state": "archer.rules.loop",

@@ -126,6 +126,41 @@ def wy(
     return {"u": inverse @ (v * beta), "w": inverse @ (k_beta if k_read is None else k_read * beta)}
 
 
+def faded_products(rows: tuple[Tensor, ...], k: Tensor, faded: Tensor) -> list[Tensor]:
+    """r_i · (exp(faded_i - faded_j) k_j) for all j ≤ i, and 0 for later j: [..., C, C] for each r of `rows`.
+
+    rows, k [..., C, Dk]; faded [..., C, Dk]: the logarithm of what is left, in each channel, of what was
+    there when the chunk began; it never rises. Tokens of neighbouring blocks meet in one product, for which
+    both sides are faded to the last token of the first block: no exponential is above one, where dividing by
+    exp(faded_j) would overflow. Tokens of one block of four meet pair by pair.
+    """
+    length, block, size = k.shape[-2], 4, 4
+    while size < length:
+        size *= 2
+    if size > length:  # zeros behind the end, as faded as the last token
+        more = size - length
+        *padded, k = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (*rows, k))
+        rows, last = tuple(padded), faded[..., -1:, :]
+        faded = torch.cat((faded, last.expand(*last.shape[:-2], more, last.shape[-1])), dim=-2)
+    near = faded.unflatten(-2, (-1, block))
+    later = torch.ones(block, block, dtype=torch.bool, device=k.device).triu(1).unsqueeze(-1)
+    between = (near.unsqueeze(-2) - near.unsqueeze(-3)).masked_fill(later, -torch.inf)
+    faded_k = between.exp().to(k.dtype) * k.unflatten(-2, (-1, block)).unsqueeze(-3)
+    products = [(r.unflatten(-2, (-1, block)).unsqueeze(-2) * faded_k).sum(-1) for r in rows]
+    while block < size:
+        first, second = faded.unflatten(-2, (-1, 2, block)).unbind(-3)
+        meeting = first[..., -1:, :]
+        from_first, to_second = (meeting - first).exp().to(k.dtype), (second - meeting).exp().to(k.dtype)
+        keys = k.unflatten(-2, (-1, 2, block))[..., 0, :, :] * from_first
+        for index, r in enumerate(rows):
+            below = (r.unflatten(-2, (-1, 2, block))[..., 1, :, :] * to_second) @ keys.mT
+            upper, lower = products[index].unflatten(-3, (-1, 2)).unbind(-3)
+            above = torch.cat((upper, torch.zeros_like(upper)), dim=-1)
+            products[index] = torch.cat((above, torch.cat((below.to(upper.dtype), lower), dim=-1)), dim=-2)
+        block *= 2
+    return [x.squeeze(-3)[..., :length, :length] for x in products]
+
+
 def rotate(x: Tensor, position: Tensor, base: float = 10000.0) -> Tensor:
     """Turns the pairs (x_j, x_{j + D/2}) by position · base^(-2j/D) (Su 2021, arXiv:2104.09864).
 

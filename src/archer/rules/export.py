@@ -18,7 +18,7 @@ from archer.rules.rule import SLOTS, Draw, Feature, Parameter, Rule, RuleError
 from archer.rules.syntax import argument_list, slot_syntax, top_level
 from archer.rules.text import RuleText, add_slot, identifier, import_lines
 
-ALGEBRA = ("wy", "invert_unit_lower", "rotate")
+ALGEBRA = ("wy", "invert_unit_lower", "rotate", "faded_products")
 ALLOWED = {"__future__", "collections", "functools", "itertools", "math", "torch", "typing"}
 
 LOCAL = {
@@ -146,9 +146,9 @@ def _replace_archer(rule: Rule, text: RuleText) -> None:
     written = {"invert_unit_lower": INVERT} if algebra & {"wy", "invert_unit_lower"} else {}
     if "wy" in algebra:
         written["wy"] = WY
-    if "rotate" in algebra:
-        algebra_file = top_level((Path(__file__).parent / "algebra.py").read_text(encoding="utf-8"))
-        written["rotate"] = algebra_file["rotate"].text.replace("RuleError", "ValueError")
+    algebra_file = top_level((Path(__file__).parent / "algebra.py").read_text(encoding="utf-8"))
+    for name in sorted(algebra & {"rotate", "faded_products"}):
+        written[name] = algebra_file[name].text.replace("RuleError", "ValueError")
         text.imports["Tensor"] = ast.ImportFrom("torch", [ast.alias("Tensor")], 0)
     text.helpers = {**written, **text.helpers}
 

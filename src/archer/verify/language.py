@@ -28,7 +28,13 @@ BUILTINS = frozenset(
 """Python's own functions that a rule may call."""
 
 DECLARATIONS = frozenset({"Parameter", "Feature", "Carried", "Draw", "Layer"})
-RULE_NAMES = DECLARATIONS | {"wy", "invert_unit_lower", "invert_unit_lower_plainly", "rotate"}
+RULE_NAMES = DECLARATIONS | {
+    "wy",
+    "invert_unit_lower",
+    "invert_unit_lower_plainly",
+    "rotate",
+    "faded_products",
+}
 """What a rule may import from `archer.rules`."""
 
 MATHEMATICS = frozenset(
