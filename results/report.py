@@ -32,7 +32,7 @@ from archer.report import charts
 from archer.report.agreement import PAIRS, agreement, agreements, in_words, preset_scores
 from archer.report.numbers import ends, is_number, score, signed, word
 from archer.report.svg import standalone
-from archer.rules import BASE, REFERENCE, resolve_history_name
+from archer.rules import BASE, REFERENCE, get_rule, resolve_history_name, rule_names
 
 HERE = Path(__file__).parent
 MEAN, ABSENT, MAIN = "Mean", "\u2013", "main"
@@ -310,6 +310,10 @@ def _what(table: Table) -> str:
     known = sorted({run.revision for run in runs if run.revision})
     revisions = f"{'revision' if len(known) == 1 else 'the revisions'} {', '.join(known)}"
     left_out = "".join(f" Left out: {number} runs {reason}." for reason, number in table.left_out.items())
+    built_in = {run.rule: run.rule_hash for run in runs if run.rule in rule_names()}
+    earlier = [f"`{name}`" for name, text in sorted(built_in.items()) if text != get_rule(name).hash]
+    if earlier:
+        left_out += f" Trained with an earlier text of the rule: {', '.join(earlier)}."
     return (
         f"{len(runs):,} runs of {len({run.rule for run in runs})} rules, {raced}{lost} without a score, on "
         f"{' and '.join(sorted({run.device for run in runs if run.device}))}; "

@@ -19,6 +19,7 @@ from archer.ledger import write_runs
 from archer.ledger.records import RunRecord
 from archer.mad.presets import PRESETS
 from archer.report.numbers import ends, signed
+from archer.rules import get_rule
 
 SCRIPT = Path(__file__).parents[2] / "results" / "report.py"
 PAGE = "Words.\n\n<!-- results: quick -->\nstale words\n<!-- end: quick -->\n\nMore words.\n\n" \
@@ -165,6 +166,15 @@ def test_what_is_wrong_is_said(script: ModuleType, folders: tuple[Path, Path]) -
     write_runs(results / "baseline.csv", some_runs())
     with pytest.raises(UserError, match="runs of quick; expected those of baseline alone"):
         script.read_tables(results)
+
+
+def test_rules_whose_text_has_changed_since_are_named(script: ModuleType, folders: tuple[Path, Path]) -> None:
+    results, docs = folders
+    texts = {rule: get_rule(rule).hash for rule in ("delta_net", "softmax")}
+    runs = [replace(run, rule_hash=texts.get(run.rule, "0" * 12)) for run in some_runs()]
+    write_runs(results / "quick.csv", runs)
+    script.write(results, docs)
+    assert "Trained with an earlier text of the rule: `hybrid`." in (docs / "results.md").read_text()
 
 
 def test_a_table_without_a_place_gets_one_at_the_end(script: ModuleType, folders: tuple[Path, Path]) -> None:
