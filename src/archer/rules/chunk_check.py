@@ -37,6 +37,7 @@ of a rule that ranks or compares numbers, or a sum in which nearly all cancels."
 SEQUENCES, HEADS, CHUNKS = 16, 4, 3
 
 
+@torch.enable_grad()
 def require_equal(kernel: ChunkKernel, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:
     """Compares outputs, last state and gradients of 16 short sequences in 4 heads with the plain loop.
 
