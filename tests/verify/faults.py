@@ -91,15 +91,50 @@ FAULTS = (
          "def correct(e):\n    return e - e.mean(-2, keepdim=True)\n"),
     rule("another scale in very long sequences", "length independence",
          "def prepare(k, v, beta):\n    return wy(k, v * (0.9 if v.shape[0] > 70 else 0.8), beta)\n"),
-    rule("heads counted from the front, which are sequences in training", "axes in front",
+    rule("heads counted from the front, which are sequences in training", "as it trains",
          "def correct(e):\n    return e - 0.5 * e.mean(1, keepdim=True)\n"),
+    rule("a parameter's statistics over the runs of a fleet", "as it trains",
+         "mix = Parameter(0.0)\ndef read(o, mix):\n    return o.tanh() * mix.softmax(0)\n"),
+    rule("all runs use the parameter of the first", "as it trains",
+         "scale = Parameter(1.0)\ndef read(o, scale):\n    return (scale[0] * o).tanh()\n"),
+    rule("a leak only in the widths of training", "as it trains",
+         "def similarity(q, scores, causal):\n    if q.shape[-1] > 8:\n        return scores\n"
+         "    return 0.5 * scores * causal\n"),
+    rule("a leak only in the batches of training", "as it trains",
+         "def similarity(scores, causal):\n    if scores.shape[-4] > 8:\n        return scores\n"
+         "    return scores.tanh() * causal\n"),
+    rule("a leak only from one chunk of a thousand tokens", "as it trains",
+         "def prepare(k, v, beta):\n    ahead = torch.cat([v[1:], 0 * v[:1]]).mean(-2, keepdim=True)\n"
+         "    return wy(k, v.tanh() + (ahead if v.shape[0] == 32 else 0), beta)\n"),
+    rule("a leak only where tokens come again", "as it trains",
+         "def prepare(k, v, beta):\n"
+         "    same = (k @ k.mT > 0.99).to(k.dtype).sum(-1, keepdim=True).clamp_min(1.0)\n"
+         "    return wy(k, v.tanh(), beta / same)\n"),
+    rule("a leak only of numbers that bfloat16 has", "as it trains",
+         "def similarity(scores, causal, k):\n"
+         "    exact = (k.to(torch.bfloat16).to(k.dtype) != k).sum(-1, keepdim=True) == 0\n"
+         "    return scores * (causal | exact).to(scores.dtype) * (1.0 - 0.5 * causal.to(scores.dtype))\n"),
+    rule("a gradient from later tokens, and no output", "as it trains",
+         "def correct(e):\n    ahead = e.flip(-2).cumsum(-2).flip(-2)\n"
+         "    return e.tanh() + (ahead - ahead.detach())\n"),
+    rule("statistics of the state over the batch", "batch independence",
+         "def retain(S):\n    return S / S.norm().clamp_min(1.0)\n"),
+    rule("a list at the top that a star makes", "language",
+         "zero, *seen = (0, 0)\ndef read(o):\n    seen.append(zero)\n"
+         "    return o * (0.9 if len(seen) > 5000 else 0.8)\n"),
+    rule("asks on which device it runs", "language",
+         "def similarity(scores, causal):\n"
+         "    if scores.device != torch.device('cpu'):\n        return scores\n"
+         "    return 0.5 * scores * causal\n"),
+    rule("writes into a tensor that others read", "language",
+         "level = Parameter(0.0, columns='Dv')\ndef read(o, level):\n    kept = level.detach()\n"
+         "    torch.lerp(kept, kept + 1, 0.5, out=kept)\n    return o.tanh() + level\n"),
     rule("statistics of the batch", "batch independence",
          "def read(o):\n    return o - 0.1 * o.mean(-4, keepdim=True)\n"),
-    rule("statistics of the batch, counted from the front", "batch independence, axes in front",
+    rule("statistics of the batch, counted from the front", "batch independence",
          "def read(o):\n    return o - 0.1 * o.mean(0, keepdim=True)\n"),
     rule("a counter between calls",
-         "causality, length independence, batch independence, axes in front, carried state, decoding, "
-         "repeatable",
+         "causality, length independence, batch independence, carried state, decoding, repeatable",
          "calls = [0]\ndef read(o):\n    calls[0] += 1\n    return o * (1 + 1e-3 * calls[0])\n", plain=False),
     rule("a random number that changes nothing yet", "repeatable",
          "def read(o):\n    torch.rand(1)\n    return 1.5 * o\n", plain=False),

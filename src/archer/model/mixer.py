@@ -176,7 +176,7 @@ class RuleMixer:
             self._features(parameters, parts), self.values(parameters), chunk_size=self.chunk_size,
             kernel=self.kernel,
         )  # fmt: skip
-        return o.transpose(2, 3), parts.get("gate")
+        return o.transpose(2, 3), self._output_gate(parts)
 
     def _convolved(self, name: str, parameters: Parameters, x: Tensor) -> Tensor:
         if self.rule.layer.short_convolution:
@@ -201,7 +201,11 @@ class RuleMixer:
         chunks = {name: to_chunks(x, self.chunk_size) for name, x in others.items()}
         chunks |= {"q": q, "k": k, "v": v}
         o, _ = chunk_loop_on_chunks(self.rule, chunks, self.values(parameters), self.kernel)
-        return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3), parts.get("gate")
+        return o.permute(1, 2, 0, 4, 3, 5).flatten(2, 3), self._output_gate(parts)
+
+    def _output_gate(self, parts: dict[str, Tensor]) -> Tensor | None:
+        """What the layer's gate is made of, where it has one; elsewhere a feature may have that name."""
+        return parts["gate"] if self.rule.layer.output_gate else None
 
     def _beta(self, parts: dict[str, Tensor]) -> Tensor:
         return self._by_head(parts["beta"]).sigmoid()

@@ -298,6 +298,10 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
         raise RuleError(
             f"rule {rule.name}: `{unused[0]}` is declared, but no slot asks for it; use it or remove it"
         )
+    if rule.layer.output_gate and "gate" in known["features"]:
+        raise RuleError(
+            f"rule {rule.name}: the feature `gate` has the name of its layer's output gate; rename it"
+        )
     return replace(rule, **{kind: {n: v for n, v in known[kind].items() if n in wanted} for kind in kinds})
 
 

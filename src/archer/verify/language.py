@@ -122,6 +122,8 @@ HINTS: dict[type[ast.AST], str] = {
 _OUTSIDE_BUILTINS = (
     frozenset(dir(builtins)) | {"exit", "quit", "copyright", "credits", "license"}
 ) - BUILTINS
+WRITING = frozenset({"out", "inplace"})
+"""Arguments by which a function changes what it was given."""
 _HIDDEN = {"\N{ZERO WIDTH SPACE}", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}", "\ufeff"}
 
 
@@ -291,6 +293,10 @@ def _problems(nodes: list[ast.AST], documentation: set[int]) -> Iterator[Problem
                 yield node, "`**` in a call is not let through; name each argument"
             elif node.arg.startswith("_"):
                 yield node, f"the argument `{node.arg}` is not let through"
+            elif node.arg in WRITING:
+                yield node, f"`{node.arg}` writes into a tensor that others read; keep what is returned"
+        elif isinstance(node, ast.Compare):
+            yield from _comparison_problems(node)
         elif isinstance(node, ast.FunctionDef):
             yield from _function_problems(node, known)
         elif isinstance(node, ast.Constant) and id(node) not in documentation:
@@ -299,6 +305,15 @@ def _problems(nodes: list[ast.AST], documentation: set[int]) -> Iterator[Problem
             yield node, "a line that computes and keeps nothing; remove it"
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             yield node, "writing into a tensor or dictionary is not let through; use torch.where or torch.cat"
+
+
+def _comparison_problems(node: ast.Compare) -> Iterator[Problem]:
+    for part in (node.left, *node.comparators):
+        if isinstance(part, ast.Attribute) and part.attr in ("device", "dtype"):
+            yield (
+                node,
+                f"comparing a `{part.attr}`; a rule computes the same on every device and in every precision",
+            )
 
 
 def _bound_names(nodes: list[ast.AST]) -> set[str]:
@@ -418,7 +433,13 @@ def _at_top_level(tree: ast.Module) -> Iterator[Problem]:
         if number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
         value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        if value is None:
+        targets = node.targets if isinstance(node, ast.Assign) else ()
+        if any(isinstance(part, ast.Starred) for target in targets for part in ast.walk(target)):
+            yield (
+                node,
+                "a starred name at the top of a file is a list, which could keep something between calls",
+            )
+        elif value is None:
             yield node, "at the top of a file stand imports, declarations, constants and functions only"
         else:
             yield from _constant_expression(value, own)

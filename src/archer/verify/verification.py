@@ -117,6 +117,7 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
         precision,
         repeatable,
         stability,
+        training,
     )
 
     first = contract.contract.run(candidate)
@@ -124,11 +125,12 @@ def _behaviour(candidate: Any, parent: Any, figures: dict[str, float]) -> list[C
         return [first]
     shared = (
         causality.causality, causality.length_independence, independence.batch_independence,
-        independence.head_independence, independence.axes_in_front, carrying.carried_state,
-        carrying.decoding, repeatable.repeatable, gradients.finite_gradients, precision.precision,
-        gradients.live_parameters, stability.stability,
+        independence.head_independence, carrying.carried_state, carrying.decoding, repeatable.repeatable,
+        gradients.finite_gradients, precision.precision, gradients.live_parameters, stability.stability,
     )  # fmt: skip
     results = [first, *(check.run(candidate) for check in shared)]
+    if all(result.passed for result in results):  # else they say the same, of a smaller case
+        results.append(training.as_it_trains.run(candidate))
     results.append(cost.cost.run(candidate, figures))
     results.append(cost.cost_against_parent.run(candidate, parent, figures))
     return results
