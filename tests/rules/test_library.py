@@ -125,6 +125,11 @@ def load(text):
         ('parent = "delta_net"\n', "it defines no slot"),
         ("def write(G):\n    return G\n", 'expected a line `parent = "delta_net"`'),
         ('parent = "delta_net"\ndef write(G, speed):\n    return speed * G\n', "asks for `speed`"),
+        (
+            'from archer.rules import Parameter\nparent = "delta_net"\ngamma = Parameter(0.9)\n'
+            "def retain(S, gama):\n    return gama * S\n",
+            "did you mean `gamma`",
+        ),
         ('parent = "delta_net"\ndef write(G:\n', "line 2 is not Python"),
         (
             'from archer.rules import Parameter\nparent = "delta_net"\nspeed = Parameter()\n'

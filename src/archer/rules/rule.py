@@ -29,6 +29,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from archer.errors import UserError
@@ -289,8 +290,10 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
             and name not in PREPARED
             and not _is_prepared(rule, name)
         ):
+            near = get_close_matches(name, (*VOCABULARY, *declared), n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
             raise RuleError(
-                f"rule {rule.name}: slot `{slot}` asks for `{name}`, which nobody declares; "
+                f"rule {rule.name}: slot `{slot}` asks for `{name}`, which nobody declares; {hint}"
                 f"a slot may ask for {', '.join(VOCABULARY)}, or a Parameter, Feature or Carried of its file"
             )
     unused = [n for kind in kinds for n in own[kind] if n not in wanted]

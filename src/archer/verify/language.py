@@ -111,7 +111,8 @@ SYNTAX = (
 HINTS: dict[type[ast.AST], str] = {
     ast.AugAssign: "`x += y` changes a tensor in place; write `x = x + y`",
     ast.While: "use `for i in range(n)`",
-    ast.ClassDef: "write functions; declare with Parameter, Feature and Carried",
+    ast.ClassDef: "write functions; declare with Parameter, Feature and Carried (an nn.Module is named as "
+    "FILE.py:ClassName)",
     ast.Lambda: "write a function",
     ast.JoinedStr: "a slot needs no text",
     ast.NamedExpr: "assign on a line of its own",
