@@ -17,6 +17,7 @@ from archer.cycle.again import bench_again
 from archer.cycle.laboratory import open_laboratory
 from archer.cycle.measuring import Judging
 from archer.cycle.reach import Reach
+from archer.cycle.reading import compare_known
 from archer.cycle.training import Resources, TimeIsUp, run_record
 from archer.errors import UserError
 from archer.fleet.launch import Crash
@@ -425,3 +426,25 @@ def test_killed_between_its_looks_the_real_command_goes_on(tmp_path: Path) -> No
         assert [cycle.state for cycle in ledger.cycles()] == ["finished"]
     assert {key: after[key] for key in before} == before
     assert {run.seed for run in after.values()} == {0, 1}
+
+
+def test_a_later_cycle_says_what_compare_says_of_its_runs(world: Any, tmp_path: Path) -> None:
+    """Other rules' seeds, trained in an earlier cycle, tell how much a score moves: two rules of two seeds
+    alone had another interval in the cycle than `archer compare` gave them."""
+    world(lambda run: 0.5 + 40 * wobble(run) + 0.1 * (run.subject.name == "decay"))
+    project = tmp_path / "project"
+    more: dict[str, Any] = {"preset": RANKING, "judging": Judging(confirm=False)}
+    bench(["momentum", "softmax", "hybrid"], project, **more)
+    found = bench(["decay"], project, **more)
+    with open_laboratory(project, RANKING) as lab:
+        ledger = lab.ledger
+        reach = Reach(ledger, ledger.runs(preset=RANKING.name))
+        (compared,) = compare_known(reach, [("decay", "gated_delta_net")], RANKING.name)
+        (own,) = compare_known(
+            Reach(ledger, [run for run in reach.runs if run.rule in ("decay", "gated_delta_net")]),
+            [("decay", "gated_delta_net")],
+            RANKING.name,
+        )
+    (said,) = found.comparisons
+    assert [(t.low, t.high, t.word) for t in said.tasks] == [(t.low, t.high, t.word) for t in compared.tasks]
+    assert [t.low for t in said.tasks] != [t.low for t in own.tasks]

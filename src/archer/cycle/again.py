@@ -46,7 +46,7 @@ def bench_again(
     pairs = [Pair(name, reference, reach.same(name, reference)) for name in names if name != reference]
     here = Trained(lab, dict.fromkeys(names), None, {}, (*runs, *_fresh(lab, cycle, reach.hashes)))  # type: ignore[arg-type]
     try:
-        records, found = settle(here, pairs, range(_seeds(lab, runs)))
+        records, found = settle(here, pairs, range(_seeds(lab, runs)), cycle)
     except TimeIsUp:  # a bench that a limit of time ended: what it had to go on with is not there
         return (), ()
     wins = [_confirmation(here, cycle, *pair, records) for pair in zip(pairs, found, strict=True)]
@@ -77,6 +77,6 @@ def _confirmation(
     here: Trained, cycle: CycleRecord, pair: Pair, won: Comparison, records: Sequence[RunRecord]
 ) -> ConfirmationRecord | None:
     try:
-        return confirm_win(here, cycle.id, pair, won, records)
+        return confirm_win(here, cycle, pair, won, records)
     except TimeIsUp:  # its fresh seeds were never trained
         return None

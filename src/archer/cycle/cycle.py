@@ -246,10 +246,10 @@ def bench(
         together, reach = gather(lab, subjects, recipe_of(preset, schedule))
         pairs = [Pair(name, reference, reach.same(name, reference)) for name in names if name != reference]
         try:
-            records, comparisons = settle(together, pairs, range(lab.seed_count))
+            records, comparisons = settle(together, pairs, range(lab.seed_count), cycle)
             cycle = lab.put(cycle, rules=names, run_keys=_keys(records))
             wins = [
-                confirm_win(together, cycle.id, pair, won, records)
+                confirm_win(together, cycle, pair, won, records)
                 for pair, won in zip(pairs, comparisons, strict=True)
             ]
         except TimeIsUp as pause:
@@ -350,12 +350,12 @@ def _train_and_judge(
     pairs = {other: Pair(proposal.rule, other, reach.same(proposal.rule, other)) for other in others}
     confirmation = None
     try:
-        records, found = settle(together, [*pairs.values()], lab.seeds(proposal))
+        records, found = settle(together, [*pairs.values()], lab.seeds(proposal), cycle)
         seconds = round(time.monotonic() - began, 1)
         cycle = lab.put(cycle, rules=names, run_keys=_keys(records), wall_seconds=seconds)
         judged = dict(zip(pairs, found, strict=True))
         if _state(records) == "finished" and not repeats(proposal):
-            confirmation = confirm_win(together, cycle.id, pairs[REFERENCE], judged[REFERENCE], records)
+            confirmation = confirm_win(together, cycle, pairs[REFERENCE], judged[REFERENCE], records)
     except TimeIsUp as pause:
         return _paused(lab, cycle, pause, proposal, verification)
     if _state(records) == "failed":
@@ -363,7 +363,8 @@ def _train_and_judge(
     lab.watcher.phase("judge")
     both = judged[proposal.parent], judged[REFERENCE]
     verdict = lab.judge(cycle, proposal, records, both, confirmation)
-    beside = (compare(records, BASE, REFERENCE, preset=lab.preset.name),)
+    everything = [*records, *together.others(cycle)]
+    beside = (compare(everything, BASE, REFERENCE, preset=lab.preset.name),)
     closed = _close(lab, cycle, "finished", proposal, verification, verdict, tuple(records), beside)
     return replace(closed, confirmations=(confirmation,) if confirmation else ())
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from archer.cycle.plan import runs_of
 from archer.errors import UserError
 from archer.fleet.run import Recipe, Run, Subject
-from archer.ledger.records import TASKS, Comparison, ConfirmationRecord, RunRecord
+from archer.ledger.records import TASKS, Comparison, ConfirmationRecord, CycleRecord, RunRecord
 
 if TYPE_CHECKING:
     from archer.cycle.laboratory import Laboratory
@@ -89,6 +89,18 @@ class Company:
             for run in runs_of(self.subjects[rule], self.lab.preset, self.recipe, where, seeds)
         ]
 
+    def others(self, cycle: CycleRecord) -> list[RunRecord]:
+        """The runs of all other rules in earlier cycles under this preset: they say how much a score moves
+        when nothing changes. The newest version of each rule counts."""
+        known = {key for one in self.lab.ledger.cycles() if one.id < cycle.id for key in one.run_keys}
+        runs = [
+            run
+            for run in self.lab.ledger.runs(preset=self.lab.preset.name)
+            if run.key in known and run.rule not in self.subjects
+        ]
+        newest = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
+        return [run for run in runs if newest[run.rule] == run.rule_hash]
+
     def _places(self, wanted: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
         """Each rule and setting to the rule that is trained for it there."""
         return {
@@ -127,20 +139,28 @@ def gather(
 
 
 def settle(
-    company: Company, pairs: Sequence[Pair], seeds: Sequence[int]
+    company: Company, pairs: Sequence[Pair], seeds: Sequence[int], cycle: CycleRecord
 ) -> tuple[list[RunRecord], tuple[Comparison, ...]]:
     """The runs of a company and one comparison for each pair: all seeds at once, or until decided.
 
+    What other rules taught of the noise in earlier cycles counts, as it does for `archer compare`, and
+    nothing later, so that a cycle that is taken up again says what it would have said.
     Until decided, rules that are in no pair are trained with the first look's seeds alone.
     """
     from archer.judge import UntilDecided, compare, decide_together
 
     lab, everyone = company.lab, dict.fromkeys(company.subjects, TASKS)
-    preset, records = lab.preset.name, list[RunRecord]()
+    preset, records, others = lab.preset.name, list[RunRecord](), company.others(cycle)
     if lab.judging.until_decided is None:
         records = company.train(seeds, everyone)
         return records, tuple(
-            compare(records, one.candidate, one.baseline, preset=preset, exact_settings=one.exact_settings)
+            compare(
+                [*records, *others],
+                one.candidate,
+                one.baseline,
+                preset=preset,
+                exact_settings=one.exact_settings,
+            )
             for one in pairs
         )
 
@@ -152,12 +172,12 @@ def settle(
         return new
 
     policy = UntilDecided.up_to(lab.judging.until_decided)
-    states = decide_together(measure, pairs, preset=preset, policy=policy, seeds=seeds)
+    states = decide_together(measure, pairs, preset=preset, policy=policy, seeds=seeds, runs=others)
     return records, tuple(state.comparison for state in states if state.comparison is not None)
 
 
 def confirm_win(
-    company: Company, cycle: str, pair: Pair, won: Comparison, records: Sequence[RunRecord]
+    company: Company, cycle: CycleRecord, pair: Pair, won: Comparison, records: Sequence[RunRecord]
 ) -> ConfirmationRecord | None:
     """A winner and the rule that it beat, trained again with as many fresh seeds as it won with.
 
@@ -169,13 +189,14 @@ def confirm_win(
     if claim is None or not company.lab.confirms:
         return None
     count = max(FEWEST_FRESH, *(task.seeds for task in won.tasks))
-    fresh = range(FRESH * int(cycle), FRESH * int(cycle) + count)
+    fresh = range(FRESH * int(cycle.id), FRESH * int(cycle.id) + count)
     company.lab.watcher.phase("confirm", f"{pair.candidate} and {pair.baseline} again, {count} fresh seeds")
     again = company.train(fresh, dict.fromkeys((pair.candidate, pair.baseline), TASKS))
     seen = {one.seed for one in records}
     found = confirm(
-        [*records, *again], pair.candidate, pair.baseline, preset=company.lab.preset.name, seen_seeds=seen,
-        claim=claim, fresh=count, exact_settings=pair.exact_settings,
+        [*records, *again, *company.others(cycle)], pair.candidate, pair.baseline,
+        preset=company.lab.preset.name, seen_seeds=seen, claim=claim, fresh=count,
+        exact_settings=pair.exact_settings,
     )  # fmt: skip
     if found.comparison is None:
         raise AssertionError("the fresh seeds were trained")
