@@ -19,6 +19,7 @@ from archer.verify.checks import (
     precision,
     repeatable,
     stability,
+    training,
 )
 from archer.verify.checks.finding import Check
 from archer.verify.checks.novelty import new
@@ -178,3 +179,13 @@ def test_the_same_outputs_with_other_gradients_are_another_rule():
     finding = new.run(twice.rule, {"delta_net": get_rule("delta_net")}, found)
     assert finding.passed, finding.message
     assert not found
+
+
+def test_what_only_all_changes_together_show_is_caught_as_it_trains(monkeypatch: pytest.MonkeyPatch):
+    """After the output itself all is changed at once (the second), then one by one, which shows nothing."""
+    outputs = iter([0.0, 1.0, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(training, "_run", lambda *_: torch.full((2, 3, 4, 101, 32), next(outputs)))
+    found = training.as_it_trains.run(RuleCandidate(get_rule("delta_net")))
+    assert not found.passed
+    assert "all of these at once" in found.message
+    assert found.case.startswith("two runs of 3 sequences of 101 tokens")

@@ -60,7 +60,7 @@ def as_it_trains(candidate: Candidate) -> Finding:
     for shape in SHAPES:
         problem = _problem(trained, shape)
         if problem:
-            return Finding(False, f"as it trains ({shape}) {problem}")
+            return Finding(False, problem, str(shape))
     return Finding(True, f"the same in training's shapes, up to {HEADS} heads of {WIDTH} and 1,024 tokens")
 
 
@@ -68,31 +68,42 @@ def _problem(candidate: RuleCandidate, shape: Shape) -> str:
     x, y = (_inputs(candidate, shape, seed) for seed in (1, 2))
     stored = _parameters(candidate, shape, (1, 2))
     found = _run(candidate, x, stored)
-    for name, changed, others in _changes(candidate, shape, x, y, stored):
-        again = _run(candidate, changed, others)
-        if not torch.equal(_kept(found, shape), _kept(again, shape)):
-            if name == "anything else":
-                continue  # the next ones say which
-            return f"a token's output changes with {name}"
-        if name == "anything else":
-            break
+    everything, *one_by_one = _changes(candidate, shape, x, y, stored)
+    if _differs(candidate, shape, found, everything):
+        guilty = (one.name for one in one_by_one if _differs(candidate, shape, found, one))
+        return f"a token's output changes with {next(guilty, everything.name)}"
     if shape.dtype != torch.float64:
         return ""
     return _alone_problem(candidate, x, shape, found) or _gradient_problem(candidate, x, stored, shape)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """Other inputs and parameters, alike in all that the first run's first sequence has before the cut."""
+
+    name: str
+    inputs: Inputs
+    parameters: Mapping[str, Tensor]
+
+
 def _changes(
     candidate: RuleCandidate, shape: Shape, x: Inputs, y: Inputs, stored: Mapping[str, Tensor]
-) -> list[tuple[str, Inputs, Mapping[str, Tensor]]]:
-    """All that is not the first run's first sequence before the cut, changed: at once, then one by one."""
+) -> list[_Change]:
+    """All that may be changed at once, then one by one."""
     later = splice_time(x, y, shape.cut)
     sequences = {n: torch.cat((x[n][:, :1], y[n][:, 1:]), dim=1) for n in x}
     runs = {n: torch.cat((x[n][:1], y[n][1:])) for n in x}
-    both = {n: torch.cat((later[n][:1, :1], y[n][:1, 1:]), dim=1) for n in x}
-    everything = {n: torch.cat((both[n], y[n][1:])) for n in x}
+    first = {n: torch.cat((later[n][:1, :1], y[n][:1, 1:]), dim=1) for n in x}
+    everything = {n: torch.cat((first[n], y[n][1:])) for n in x}
     other = _parameters(candidate, shape, (1, 3))
-    one_by_one = zip(OTHERS, (later, sequences, runs), (stored, stored, other), strict=True)
-    return [("anything else", everything, other), *one_by_one]
+    names = ("all of these at once: " + ", ".join(OTHERS), *OTHERS)
+    inputs = (everything, later, sequences, runs)
+    return list(map(_Change, names, inputs, (other, stored, stored, other)))
+
+
+def _differs(candidate: RuleCandidate, shape: Shape, found: Tensor, change: _Change) -> bool:
+    again = _run(candidate, change.inputs, change.parameters)
+    return not torch.equal(_kept(found, shape), _kept(again, shape))
 
 
 def _alone_problem(candidate: RuleCandidate, x: Inputs, shape: Shape, found: Tensor) -> str:
