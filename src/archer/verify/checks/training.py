@@ -19,6 +19,7 @@ from archer.verify.checks.finding import Finding, check
 TOLERANCE = 1e-9
 RUNS, HEADS, WIDTH = 2, 4, 32
 OTHERS = ("later tokens", "the other sequences of its batch", "the other runs of the fleet")
+FROM_THE_END = "name axes from the end, dim=-1 or -2, of parameters too: in front stand runs and sequences"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def _problem(candidate: RuleCandidate, shape: Shape) -> str:
     everything, *one_by_one = _changes(candidate, shape, x, y, stored)
     if _differs(candidate, shape, found, everything):
         guilty = (one.name for one in one_by_one if _differs(candidate, shape, found, one))
-        return f"a token's output changes with {next(guilty, everything.name)}"
+        name = next(guilty, everything.name)
+        return f"a token's output changes with {name}" + (f"; {FROM_THE_END}" if name in OTHERS[1:] else "")
     if shape.dtype != torch.float64:
         return ""
     return _alone_problem(candidate, x, shape, found) or _gradient_problem(candidate, x, stored, shape)
@@ -114,10 +116,7 @@ def _alone_problem(candidate: RuleCandidate, x: Inputs, shape: Shape, found: Ten
             expected, _ = candidate.run(alone, candidate.parameters(seed, shape.dtype))
         difference = relative_difference(found[index], expected)
         if not difference <= TOLERANCE:
-            return (
-                f"a run gets something else than alone (difference {difference:.1e}): count axes from the "
-                "end, dim=-1 and -2, also of parameters"
-            )
+            return f"a run gets something else than alone (difference {difference:.1e}); {FROM_THE_END}"
     return ""
 
 
