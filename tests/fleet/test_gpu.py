@@ -209,7 +209,8 @@ def test_modules_train_compiled_and_end_as_uncompiled(name: str) -> None:
 
 def test_heads_that_no_card_has_the_shared_memory_for_train_without_the_kernels() -> None:
     """In float32 the gradient of a state of 128 by 128 needs 376 kB; in bf16 192, which an H100 has."""
-    for precision, expected in (("bf16", set()), ("fp32", {"Archer's kernels"})):
+    loop, every = {"a kernel for its loop"}, {"a kernel for its loop", "Archer's kernels"}
+    for precision, expected in (("bf16", [set()]), ("fp32", [loop, every])):
         runs = gpu_runs(2, epochs=1, width=128, heads=1, precision=precision)
         events: list[dict[str, Any]] = []
         try:
@@ -217,7 +218,7 @@ def test_heads_that_no_card_has_the_shared_memory_for_train_without_the_kernels(
         finally:
             algebra._Kernels.refused = False
         assert {outcome.status for outcome in found} == {"finished"}
-        assert {event["without"] for event in events if event["event"] == "plainer"} == expected
+        assert {event["without"] for event in events if event["event"] == "plainer"} in expected
 
 
 def heard(process: subprocess.Popen[str], runs: list[Run], kill_after: int) -> list[Outcome]:
