@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from archer.model.backbone import Region
-from archer.model.mixer import ModuleMixer
+from archer.fleet.run import Run
+from archer.model.backbone import Model, Region
+from archer.model.mixer import ModuleMixer, RuleMixer
+from archer.rules.launch import compiled_only
 
 RECOMPILATIONS = 1000
 """How many shapes and rules one process may compile for; PyTorch gives up on a function after 8."""
@@ -55,6 +57,31 @@ def trouble_of(error: Exception) -> Trouble | None:
     if compilers is not None and isinstance(error, compilers.TorchDynamoException):
         return Trouble("compiler", why)
     return None
+
+
+def compile_kernels(model: Model, run: Run, device: torch.device) -> None:
+    """Has the kernels that a training step of such runs needs compiled in the background, several at a time:
+    goes through a step in which none is started, and PyTorch's compiler asked for nothing.
+
+    Left out are the chunk loop's, which are made later (`RuleMixer.make_kernel`), and modules.
+    """
+    parts = {"mixer": _mix_nothing} if not isinstance(model.mixer, RuleMixer) else {}
+    if run.recipe.precision == "bf16":  # in float32 these parts are compiled by PyTorch
+        parts |= fixed_parts()
+    parameters = {
+        name: value.to(device).requires_grad_()
+        for name, value in model.initial_parameters([run.seed, run.seed]).items()
+    }
+    tokens = torch.zeros(2, run.recipe.batch_size, run.padded_length, dtype=torch.long, device=device)
+    with compiled_only():
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
+            logits = model.logits(parameters, tokens, lambda function, name: parts.get(name, function))
+        losses = parts["loss"](logits, tokens)[0] if "loss" in parts else logits.float()
+        torch.autograd.grad(losses.sum(), list(parameters.values()), materialize_grads=True)
+
+
+def _mix_nothing(*given: Any) -> Any:
+    return given[-1]
 
 
 def forget_what_is_compiled() -> None:

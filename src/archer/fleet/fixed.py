@@ -25,6 +25,7 @@ from torch import Tensor
 
 from archer.fleet.data import IGNORED
 from archer.model.layers import RMS_EPSILON, embedding_gradient
+from archer.rules.launch import launch
 
 ROWS = 16
 """Rows that one program handles at a time."""
@@ -174,11 +175,6 @@ def _loss_backward(
     tl.store(dlogits + at, tl.where(target != IGNORED, gradient, 0.0), mask=inside)
 
 
-def _over(kernel: Any, *grid: int) -> Any:
-    """The kernel, to be called with its arguments, over a grid of programs."""
-    return kernel[grid]
-
-
 def _blocks(total: int, size: int) -> int:
     return -(-total // size)
 
@@ -187,9 +183,10 @@ def _norm(x: Tensor, weight: Tensor, kind: torch.dtype) -> Tensor:
     """RMSNorm of rows [F, R, D] with weight [F, D], stored as `kind`."""
     runs, rows, width = x.shape
     y = torch.empty_like(x, dtype=kind)
-    _over(_norm_forward, _blocks(runs * rows, ROWS))(
-        x, weight, y, rows, width, runs * rows, EPSILON=RMS_EPSILON, ROWS=ROWS, WIDTH=_power(width)
-    )
+    launch(
+        _norm_forward, (_blocks(runs * rows, ROWS),), x, weight, y, rows, width, runs * rows,
+        EPSILON=RMS_EPSILON, ROWS=ROWS, WIDTH=_power(width),
+    )  # fmt: skip
     return y
 
 
@@ -198,8 +195,8 @@ def _norm_gradients(x: Tensor, weight: Tensor, dy: Tensor, above: Tensor | None)
     runs, rows, width = x.shape
     dx, shares = torch.empty_like(x), x.new_empty(runs, SHARES, width, dtype=torch.float32)
     each = _blocks(_blocks(rows, ROWS), SHARES)
-    _over(_norm_backward, runs, SHARES)(
-        x, weight, dy, above, dx, shares, rows, width, each,
+    launch(
+        _norm_backward, (runs, SHARES), x, weight, dy, above, dx, shares, rows, width, each,
         ABOVE=above is not None, EPSILON=RMS_EPSILON, ROWS=ROWS, WIDTH=_power(width),
     )  # fmt: skip
     return dx, shares.sum(1).to(weight.dtype)
@@ -223,9 +220,9 @@ class _Embedding(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
         (_, classes, width), count = table.shape, tokens.numel()
         out = table.new_empty(*tokens.shape, width)
-        _over(_look_up, _blocks(count, ROWS))(
-            table.contiguous(), tokens.contiguous(), out, tokens[0].numel(), classes, width, count,
-            ROWS=ROWS, WIDTH=_power(width),
+        launch(
+            _look_up, (_blocks(count, ROWS),), table.contiguous(), tokens.contiguous(), out,
+            tokens[0].numel(), classes, width, count, ROWS=ROWS, WIDTH=_power(width),
         )  # fmt: skip
         ctx.save_for_backward(tokens)
         ctx.rows = classes
@@ -246,14 +243,16 @@ class _SwiGLU(torch.autograd.Function):
         narrow_up, narrow_down = up.to(kind), down.to(kind)
         both = torch.bmm(_norm(flat, norm, kind), narrow_up)
         hidden = both.new_empty(*both.shape[:-1], down.shape[1])
-        _over(_gate_forward, _blocks(hidden.numel(), BLOCK))(
-            both, hidden, hidden.shape[-1], hidden.numel(), BLOCK=BLOCK
-        )
+        launch(
+            _gate_forward, (_blocks(hidden.numel(), BLOCK),), both, hidden, hidden.shape[-1], hidden.numel(),
+            BLOCK=BLOCK,
+        )  # fmt: skip
         ctx.save_for_backward(flat, norm, narrow_up, narrow_down, both)
         out = torch.empty_like(flat)
-        _over(_add, _blocks(out.numel(), BLOCK))(
-            flat, torch.bmm(hidden, narrow_down), out, out.numel(), BLOCK=BLOCK
-        )
+        launch(
+            _add, (_blocks(out.numel(), BLOCK),), flat, torch.bmm(hidden, narrow_down), out, out.numel(),
+            BLOCK=BLOCK,
+        )  # fmt: skip
         return out.view(x.shape)
 
     @staticmethod
@@ -263,9 +262,10 @@ class _SwiGLU(torch.autograd.Function):
         dy = above.to(up.dtype)
         dhidden = torch.bmm(dy, down.mT)
         dboth, hidden = torch.empty_like(both), torch.empty_like(dhidden)
-        _over(_gate_backward, _blocks(hidden.numel(), BLOCK))(
-            both, dhidden, dboth, hidden, hidden.shape[-1], hidden.numel(), BLOCK=BLOCK
-        )
+        launch(
+            _gate_backward, (_blocks(hidden.numel(), BLOCK),), both, dhidden, dboth, hidden, hidden.shape[-1],
+            hidden.numel(), BLOCK=BLOCK,
+        )  # fmt: skip
         ddown = torch.bmm(hidden.mT, dy)
         dup = torch.bmm(_norm(x, norm, up.dtype).mT, dboth)
         dx, dnorm = _norm_gradients(x, norm, torch.bmm(dboth, up.mT), above)
@@ -301,9 +301,9 @@ class _Loss(torch.autograd.Function):
         logits, targets, runs = logits.contiguous(), targets.contiguous(), logits.shape[0]
         losses, predictions = torch.empty_like(targets, dtype=torch.float32), torch.empty_like(targets)
         logarithms = torch.empty_like(losses)
-        _over(_loss_forward, _blocks(targets.numel(), ROWS))(
-            logits, targets, losses, logarithms, predictions, logits.shape[-1], targets.numel(),
-            IGNORED=IGNORED, ROWS=ROWS, CLASSES=CLASSES,
+        launch(
+            _loss_forward, (_blocks(targets.numel(), ROWS),), logits, targets, losses, logarithms,
+            predictions, logits.shape[-1], targets.numel(), IGNORED=IGNORED, ROWS=ROWS, CLASSES=CLASSES,
         )  # fmt: skip
         scored = (targets != IGNORED).view(runs, -1).sum(1).clamp_min(1)
         ctx.save_for_backward(logits, targets, logarithms, scored)
@@ -314,9 +314,10 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, logarithms, scored = ctx.saved_tensors
         dlogits, classes = torch.empty_like(logits), logits.shape[-1]
-        _over(_loss_backward, _blocks(targets.numel(), ROWS), _blocks(classes, CLASSES))(
-            logits, targets, logarithms, gradients[0] / scored, dlogits, targets[0].numel(), classes,
-            targets.numel(), IGNORED=IGNORED, ROWS=ROWS, CLASSES=CLASSES,
+        launch(
+            _loss_backward, (_blocks(targets.numel(), ROWS), _blocks(classes, CLASSES)), logits, targets,
+            logarithms, gradients[0] / scored, dlogits, targets[0].numel(), classes, targets.numel(),
+            IGNORED=IGNORED, ROWS=ROWS, CLASSES=CLASSES,
         )  # fmt: skip
         return dlogits, None
 

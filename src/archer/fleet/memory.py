@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from archer.fleet.compile import compile_kernels
 from archer.fleet.data import Load
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import TRAINING_VERSION, Run
 from archer.model.backbone import Model
+from archer.rules.algebra import enable_kernels
 
 SHARE = 0.7
 """Of the free memory, this much is planned with; the rest is for what was not measured."""
@@ -117,6 +119,8 @@ def _shape(run: Run, device_name: str) -> str:
 
 def _bytes_per_run_cuda(model: Model, run: Run, device: torch.device, load: Load) -> int:
     """Peak of one training step without compilation (an upper bound for the compiled one), per member."""
+    enable_kernels()
+    compile_kernels(model, run, device)  # a shape that is new here: they will be needed
     runs = [replace(run, seed=run.seed), replace(run, seed=run.seed)]
     fleet = Fleet.start(model, runs, load, device)
     before = torch.cuda.memory_allocated(device)

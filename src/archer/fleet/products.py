@@ -17,6 +17,8 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
+from archer.rules.launch import launch
+
 aten = torch.ops.aten
 
 
@@ -52,10 +54,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     (count, rows, inner), columns = left.shape, right.shape[2]
     tile = 64 if min(rows, columns) > 32 else 32
     if c.numel():
-        launch: Any = _multiply[(count, triton.cdiv(rows, tile) * triton.cdiv(columns, tile))]
         launch(
-            left, right, c, rows, columns, *left.stride(), *right.stride(), K=inner, TILE=tile, STEP=32,
-            num_warps=tile // 16,
+            _multiply, (count, -(-rows // tile) * -(-columns // tile)), left, right, c, rows,
+            columns, *left.stride(), *right.stride(), K=inner, TILE=tile, STEP=32, num_warps=tile // 16,
         )  # fmt: skip
     return c
 

@@ -20,6 +20,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from archer.rules.launch import launch
+
 EPSILON = 1e-6
 TILE = 256
 """Numbers that one program handles at a time: a token of 8 sequences, for heads of width 32."""
@@ -169,7 +171,7 @@ def _backward(
 
 
 def _launch(kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> None:
-    kernel[grid](*arguments, **constants, SEGMENT=SEGMENT, EPSILON=EPSILON, num_warps=2)
+    launch(kernel, grid, *arguments, **constants, SEGMENT=SEGMENT, EPSILON=EPSILON, num_warps=2)
 
 
 def _sizes(x: Tensor, heads: int, key: int, value: int, chunk: int) -> tuple[int, int, int, dict[str, int]]:

@@ -7,6 +7,8 @@ rule that nobody wrote. So every kernel shows once per process that it computes 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from archer.rules.chunk_kernel import ChunkKernel
 from archer.rules.chunk_trace import ALIASES, NoKernelError, refusing
 from archer.rules.inputs import random_inputs
+from archer.rules.launch import compiled_only
 from archer.rules.loop import (
     State,
     Values,
@@ -47,15 +50,13 @@ def require_equal(kernel: ChunkKernel, rule: Rule, device: torch.device, dtype: 
     """
     with refusing():
         given = _given(kernel, rule, dtype)
+    with _refusing_what_cannot_be_compiled(), compiled_only():  # while the plain loop runs
+        _results(kernel, rule, given, dtype, device)
+    with refusing():
         wanted = _results(kernel, rule, given, torch.float64)
         plain = relative_errors(_results(kernel, rule, given, dtype), wanted)
-    try:
+    with _refusing_what_cannot_be_compiled():
         errors = relative_errors(_results(kernel, rule, given, dtype, device), wanted)
-    except Exception as error:
-        if not _is_of_a_compiler(error):
-            raise
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise NoKernelError(f"it cannot be compiled here: {type(error).__name__}: {line}") from error
     bound = BOUNDS[dtype]
     wrong = {n: x for n, x in errors.items() if not x <= max(bound, ROUNDING * plain[n])}
     if wrong:
@@ -119,6 +120,17 @@ def _results(
     read = {n: prepared[n] for n in kernel.trace.inputs} | {n: parameters[n] for n in kernel.trace.parameters}
     outputs = {"o": o, **{f"last {n}": x for n, x in end.items()}}
     return outputs | gradients(outputs, read)
+
+
+@contextmanager
+def _refusing_what_cannot_be_compiled() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_a_compiler(error):
+            raise
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise NoKernelError(f"it cannot be compiled here: {type(error).__name__}: {line}") from error
 
 
 def _is_of_a_compiler(error: Exception) -> bool:

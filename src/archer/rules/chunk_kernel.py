@@ -23,6 +23,7 @@ from archer.rules.chunk_text import kernel_text
 from archer.rules.chunk_trace import ChunkTrace, NoKernelError, refusing, trace_chunk
 from archer.rules.executed import executed
 from archer.rules.inputs import random_inputs
+from archer.rules.launch import launch
 from archer.rules.loop import State, Values
 from archer.rules.rule import Rule
 
@@ -118,10 +119,10 @@ def _call(name: str, key: str, half: bool, given: Sequence[Tensor], more: Sequen
     chunks, heads = given[0].shape[0], given[0].numel() // (given[0].shape[0] * rows * columns)
     ahead = _AHEAD.get((name, key), 3 if largest <= 4096 else 2)
     try:
-        getattr(kernel.kernels, name)[(heads,)](
-            *given, *more, heads, chunks, KIND=tl.bfloat16 if half else tl.float32,
-            P="tf32" if half else "ieee", num_warps=2 if largest <= 2048 else 4 if largest <= 4096 else 8,
-            num_stages=ahead,
+        launch(
+            getattr(kernel.kernels, name), (heads,), *given, *more, heads, chunks,
+            KIND=tl.bfloat16 if half else tl.float32, P="tf32" if half else "ieee",
+            num_warps=2 if largest <= 2048 else 4 if largest <= 4096 else 8, num_stages=ahead,
         )  # fmt: skip
     except OutOfResources:
         if ahead == 1 or not half:

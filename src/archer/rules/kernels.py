@@ -18,6 +18,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from archer.rules.launch import launch
+
 
 @triton.jit
 def _tile(pointer, index, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
@@ -108,11 +110,6 @@ def _wy_backward(
     tl.store(dbeta + index * C + rows, gradient_strength.to(kind))
 
 
-def _over(kernel: Any, programs: int) -> Any:
-    """The kernel, to be called with its arguments, over a grid of so many programs."""
-    return kernel[(programs,)]
-
-
 def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
@@ -132,8 +129,9 @@ def _wy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     u, w, t = torch.empty_like(v), torch.empty_like(k), k.new_empty(*k.shape[:-1], k.shape[-2])
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
-    _over(_wy_forward, k.numel() // (size * key))(
-        k, v, beta, decay, k_read, u, w, t, C=size, K=key, V=value, LEVELS=_levels(size),
+    launch(
+        _wy_forward, (k.numel() // (size * key),), k, v, beta, decay, k_read, u, w, t,
+        C=size, K=key, V=value, LEVELS=_levels(size),
         DECAY=decay is not None, READ=k_read is not None, P=_precision(k),
         num_warps=_warps(size, key, value) // 2,
     )  # fmt: skip
@@ -160,8 +158,9 @@ def _wy_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dk, dv, dbeta, ddecay, dk_read = _wy_gradients_like(k, v, beta, decay, k_read)
     size, key, value = k.shape[-2], k.shape[-1], v.shape[-1]
-    _over(_wy_backward, k.numel() // (size * key))(
-        k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta, ddecay, dk_read, C=size, K=key, V=value,
+    launch(
+        _wy_backward, (k.numel() // (size * key),), k, v, beta, decay, k_read, t, du, dw, dk, dv, dbeta,
+        ddecay, dk_read, C=size, K=key, V=value,
         DECAY=decay is not None, READ=k_read is not None, P=_precision(k), num_warps=_warps(size, key, value),
     )  # fmt: skip
     return dk, dv, dbeta, ddecay, dk_read
