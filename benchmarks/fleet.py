@@ -25,13 +25,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+import archer.fleet.memory
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
 from archer.fleet.devices import available_devices, processes_per_device, threads_for
@@ -266,9 +273,47 @@ def first_steps(members: int) -> dict:
         return found
 
 
-def one_process(members: int, device: torch.device) -> dict[str, float]:
+@contextmanager
+def parts_of_the_way(device: torch.device) -> Iterator[Counter[str]]:
+    """Seconds of this thread by what they go to. Some lie within others: memory is measured with the loop's
+    kernel already made, and PyTorch's compiler waits for its workers."""
+    seconds: Counter[str] = Counter()
+    where: list[tuple[str, Any, str]] = [
+        ("memory measured", archer.fleet.memory, "_bytes_per_run_cuda"),
+        ("the loop's kernel made and compared", RuleMixer, "make_kernel"),
+        ("PyTorch's compiler", import_module("torch._inductor.compile_fx"), "compile_fx"),
+        ("of these, code generated", import_module("torch._inductor.graph").GraphLowering, "codegen"),
+        ("waited for its workers", import_module("torch._inductor.async_compile").AsyncCompile, "wait"),
+        ("variants of its kernels timed",
+         import_module("torch._inductor.runtime.triton_heuristics").CachingAutotuner,
+         "autotune_to_one_config"),
+    ]  # fmt: skip
+    if device.type == "cuda":
+        where.append(("Triton, not in the background", import_module("triton").JITFunction, "_do_compile"))
+    with ExitStack() as stack:
+        for label, owner, name in where:
+            if hasattr(owner, name):  # private names of PyTorch and Triton: not in every version
+                stack.enter_context(patch.object(owner, name, clocked(getattr(owner, name), label, seconds)))
+        yield seconds
+
+
+def clocked(function: Callable[..., Any], label: str, seconds: Counter[str]) -> Callable[..., Any]:
+    main = threading.get_ident()
+
+    def call(*given: Any, **more: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*given, **more)
+        finally:
+            if threading.get_ident() == main:
+                seconds[label] += time.perf_counter() - began
+
+    return call
+
+
+def one_process(members: int, device: torch.device) -> dict[str, Any]:
     """What a training process does, from its start: it stands by, then trains each shape for a step."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
 
     def took(name: str, began: float) -> None:
         found[name] = round(time.time() - began, 2)
@@ -281,13 +326,17 @@ def one_process(members: int, device: torch.device) -> dict[str, float]:
     for rule, length, vocabulary in SHAPES:
         runs = make_runs(rule, members, length, "bf16" if device.type == "cuda" else "fp32", vocabulary)
         began = time.time()
-        model = build_model(runs[0])
-        capacity(model, runs[0], device, random_examples)
-        fleet = Fleet.start(model, runs, random_examples, device, region)
-        step(fleet, 0, captured=device.type == "cuda")
-        wait(device)
+        with parts_of_the_way(device) as parts:
+            model = build_model(runs[0])
+            capacity(model, runs[0], device, random_examples)
+            fleet = Fleet.start(model, runs, random_examples, device, region)
+            step(fleet, 0, captured=device.type == "cuda")
+            wait(device)
         name = f"{rule}, {length} tokens, {vocabulary} words"
         took(name, began)
+        found[f"{name}: parts"] = {label: round(x, 2) for label, x in parts.items()}
+        for label, x in parts.items():
+            print(f"{'':12}{x:6.2f} s  {label}", file=sys.stderr)
         fleet.evaluate()
         took(f"{name}: evaluated", began)
         del fleet
