@@ -123,6 +123,10 @@ def load(text):
     ("text", "message"),
     [
         ('parent = "delta_net"\n', "it defines no slot"),
+        (
+            'parent = "delta_net"\ndef predict(S):\n    return S\n',
+            "defines no slot; `predict` is none; write a",
+        ),
         ("def write(G):\n    return G\n", 'expected a line `parent = "delta_net"`'),
         ('parent = "delta_net"\ndef write(G, speed):\n    return speed * G\n', "asks for `speed`"),
         (

@@ -219,6 +219,21 @@ def test_a_broken_contract_is_shown_at_the_first_length_that_breaks_it():
     assert case["length"] == 20
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def correct(u, w, S):\n    return (u - w @ S).sum(-1)\n",
+         "slot `correct` returned the shape [2, 2, 5]; a tensor [..., C, Dv] was expected, here [..., 5"),
+        ("def retain(S):\n    return 0.0\n",
+         "slot `retain` returned a float; a tensor [..., Dk, Dv] was expected, here [..., 8, 16]"),
+        ("def correct(u, w, S):\n    return u - S @ w\n",
+         "of the candidate, in `correct`, given u [5, 16], w [5, 8], S [8, 16])"),
+    ],
+)  # fmt: skip
+def test_a_matrix_of_the_wrong_shape_is_told_with_the_shapes(body: str, words: str):
+    assert words in contract.contract.run(planted(body)).message
+
+
 def test_growing_cost_is_shown_between_two_lengths(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cost, "LENGTHS", (256, 512, 1_024))
     result = cost.cost.run(fault("a quadratic buffer"), {})

@@ -231,7 +231,13 @@ def load_rule(source: str, name: str, find: Callable[[str], Rule]) -> Rule:
     parent = find(parent_name) if parent_name is not None else None
     own = {key: value for key, value in namespace.items() if key in (*SLOTS, "step") and callable(value)}
     if not own:
-        raise RuleError(f"rule {name}: it defines no slot; write a function named one of {', '.join(SLOTS)}")
+        others = [
+            n for n, x in namespace.items() if inspect.isfunction(x) and x.__module__ == namespace["__name__"]
+        ]
+        found = f"; `{others[0]}` is none" if others else ""
+        raise RuleError(
+            f"rule {name}: it defines no slot{found}; write a function named one of {', '.join(SLOTS)}"
+        )
     title, equation, citation = _read_docstring(namespace.get("__doc__") or "")
     rule = Rule(
         name=name,

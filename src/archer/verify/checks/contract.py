@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from archer.verify.candidate import Candidate, Probe, RuleCandidate
 from archer.verify.checks.finding import Finding, check
 from archer.verify.checks.smallest import Case, dtype_name, refute
 
+PLACES = {
+    "similarity": ("C", "C"),
+    "correct": ("C", "Dv"),
+    "read": ("C", "Dv"),
+    "retain": ("Dk", "Dv"),
+    "write": ("Dk", "Dv"),
+}
+"""What a slot returns: rows and columns, whatever axes stand in front."""
 LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 
 
@@ -16,13 +29,51 @@ LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
     "Outputs and state have the declared shapes and types at any length; inputs are left as they were.",
 )
 def contract(candidate: Candidate) -> Finding:
-    """Every length in LENGTHS in float32, and one in float64 and bfloat16."""
+    """What each slot returns; then every length in LENGTHS in float32, and one in float64 and bfloat16."""
+    if isinstance(candidate, RuleCandidate) and (problem := _slot_problem(candidate)):
+        return Finding(False, problem)
     probes = [Probe(length=length, dtype=torch.float32) for length in LENGTHS]
     probes += [Probe(length=40, dtype=torch.float64), Probe(length=40, dtype=torch.bfloat16)]
     found = refute((Case(candidate, probe, seed=None) for probe in probes), _problem)
     count = sum(x.numel() for x in candidate.parameters(None, torch.float32).values())
     tried = f"shapes and types hold at lengths {LENGTHS[0]} to {LENGTHS[-1]}; {count} parameters in the probe"
     return found or Finding(True, tried)
+
+
+def _slot_problem(candidate: RuleCandidate) -> str:
+    """What a slot returns that is no matrix of its place: the loop would fail later, in words about something
+    else, or would not fail at all, since a number fits everywhere."""
+    probe, problems = Probe(length=5, dtype=torch.float32), []
+    sizes = {"C": probe.length, "Dk": candidate.key_width, "Dv": candidate.value_width}
+
+    def watched(slot: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(**given: Any) -> Any:
+            returned = function(**given)
+            value = returned[0] if isinstance(returned, tuple) else returned
+            if problem := _misplaced(value, PLACES[slot], sizes):
+                problems.append(f"slot `{slot}` returned {problem}")
+            return returned
+
+        return call
+
+    slots = {n: watched(n, f) if n in PLACES else f for n, f in candidate.rule.slots.items()}
+    inputs, parameters = candidate.inputs(probe), candidate.parameters(None, probe.dtype)
+    try:
+        replace(candidate, rule=replace(candidate.rule, slots=slots)).run(inputs, parameters)
+    except Exception:
+        if not problems:
+            raise
+    return problems[0] if problems else ""
+
+
+def _misplaced(value: Any, place: tuple[str, str], sizes: dict[str, int]) -> str:
+    here = [sizes[axis] for axis in place]
+    if isinstance(value, torch.Tensor) and list(value.shape[-2:]) == here:
+        return ""
+    got = f"the shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    wanted, here_wanted = ", ".join(place), ", ".join(map(str, here))
+    return f"{got}; a tensor [..., {wanted}] was expected, here [..., {here_wanted}]"
 
 
 def _problem(case: Case) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
+
+from torch import Tensor
 
 from archer.verify.result import CheckResult
 
@@ -58,10 +61,19 @@ def _first_line(error: Exception) -> str:
 
 
 def _where(error: Exception) -> str:
-    """The last line of the candidate's own text that the exception passed through."""
+    """The last line of the candidate's own text that the exception passed through, and the tensors that its
+    function was given there, by the axes that its author sees."""
     trace, line = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.startswith("<"):
             line = f"line {trace.tb_lineno} of the candidate, in `{trace.tb_frame.f_code.co_name}`"
+            line += _given(trace.tb_frame)
         trace = trace.tb_next
     return line
+
+
+def _given(frame: FrameType) -> str:
+    code = frame.f_code
+    values = {name: frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]}
+    shapes = [f"{n} {list(x.shape[-2:])}" for n, x in values.items() if isinstance(x, Tensor)]
+    return f", given {', '.join(shapes)}" if shapes else ""
