@@ -175,6 +175,7 @@ def test_recorded_steps_and_looks_share_memory_and_change_nothing(
 def test_out_of_memory_makes_the_fleet_smaller(share: float) -> None:
     """The memory that sixteen runs take, and then less of it: they end with the same results."""
     runs = gpu_runs(16, setting=replace(RECALL, length=256), epochs=2, width=128, heads=4)
+    torch.cuda.init()  # without, there is nothing to reset where this test is the first
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(GPU)
     wanted = curves(runs, largest=16)
