@@ -42,6 +42,7 @@ class Notes(Watcher):
     phases: list[str] = field(default_factory=list)
     trained: list[str] = field(default_factory=list)
     known: int = 0
+    seconds_left: list[float] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def phase(self, name: str, detail: str = "") -> None:
@@ -49,6 +50,9 @@ class Notes(Watcher):
 
     def training(self, runs: int, known: int) -> None:
         self.known = known
+
+    def left(self, seconds: float) -> None:
+        self.seconds_left.append(seconds)
 
     def finished(self, record: RunRecord) -> None:
         self.trained.append(record.key)
@@ -128,6 +132,8 @@ def test_the_second_call_is_a_new_cycle_and_trains_nothing_twice(cycles: Cycles)
     assert not one & two
     before = {rule for rule in cycles.second.cycle.rules if rule in cycles.first.cycle.rules}
     assert {"delta_net", "gated_delta_net"} <= before
+    assert cycles.notes[0].seconds_left[0] > 0, "how long it may still take is told"
+    assert cycles.notes[0].seconds_left[-1] == 0
     assert cycles.notes[1].known == len(before) * len(SETTINGS), "what was trained before is known"
     assert len(cycles.notes[1].trained) == len(two) <= len(SETTINGS)
 

@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from tests.fleet.tiny import load, tiny_runs, training_process
 
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from archer.fleet.fleet import Fleet
-from archer.fleet.train import Options, train
+from archer.fleet.run import Outcome, Run
+from archer.fleet.train import Options, build_model, train
 from archer.fleet.wire import outcome_from_json
 
 ROUNDS = 20
@@ -76,16 +79,77 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
 
 
+@pytest.fixture(params=[20.0, 0.0], ids=["after an epoch", "after a step"])
+def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Options:
+    """What leaves a training as soon as it can be left."""
+    return Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=request.param)
+
+
+def ages(folder: Path, runs: list[Run]) -> set[tuple[int, int]]:
+    state = read_checkpoint(checkpoint_path(folder, runs[0]))
+    assert state is not None
+    return {(member["epoch"], member["steps"]) for member in state["members"]}
+
+
+def test_an_epoch_is_left_at_the_step_at_which_the_time_is_up(stopped: Options, tmp_path: Path) -> None:
+    runs = tiny_runs(3)
+    assert list(train(runs, stopped, load=load)) == []
+    assert ages(tmp_path, runs) == ({(0, 1)} if stopped.checkpoint_seconds == 0 else {(1, 0)})
+
+
+def test_taken_up_again_at_every_step_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    runs = tiny_runs(3, epochs=2)
+    options = Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=0.0)
+    found: list[Outcome] = []
+    for _ in range(9):  # two epochs of four steps, and nothing more
+        found += train(runs, options, load=load)
+    assert {o.key: o.curve for o in found} == {o.key: o.curve for o in train(runs, load=load)}
+
+
+def test_who_waits_in_the_middle_of_an_epoch_ends_it_before_joining_others(tmp_path: Path) -> None:
+    """Two of three go on after an interruption; one of them diverges, and the third takes its place."""
+    first, second, third = tiny_runs(3)
+    runs = [first, replace(second, learning_rate=float("nan")), third]
+    stop = Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=0.0)
+    assert list(train(runs, stop, load=load)) == []
+    assert ages(tmp_path, runs) == {(0, 1)}
+    found = list(train(runs, Options(checkpoints=tmp_path, largest=2), load=load))
+    assert [o.status for o in found] == ["diverged", "finished", "finished"]
+    assert sorted(map(results, found)) == sorted(map(results, train(runs, load=load)))
+
+
+def test_members_at_different_steps_of_an_epoch_end_it_first(tmp_path: Path) -> None:
+    """As where some of them had to wait for memory, and the process was killed then."""
+    runs = tiny_runs(4)
+    model = build_model(runs[0])
+    states = []
+    for part, steps in ((runs[:2], 1), (runs[2:], 3)):
+        fleet, left = (
+            Fleet.start(model, part, load, torch.device("cpu")),
+            iter([False] * (steps - 1) + [True]),
+        )
+        fleet.run_epoch(lambda left=left: next(left))
+        states.append(fleet.state())
+    together = {
+        "members": [member for state in states for member in state["members"]],
+        "weights": {n: torch.cat([state["weights"][n] for state in states]) for n in states[0]["weights"]},
+    }
+    write_checkpoint(checkpoint_path(tmp_path, runs[0]), together)
+    assert ages(tmp_path, runs) == {(0, 1), (0, 3)}
+    found = sorted(map(results, train(runs, Options(checkpoints=tmp_path), load=load)))
+    assert found == sorted(map(results, train(runs, load=load)))
+
+
 def test_taken_up_again_where_fewer_fit_the_others_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tiny_runs(5)
-    assert list(train(runs, Options(checkpoints=tmp_path, stop_after_seconds=1e-9), load=load)) == []
+    assert list(train(runs, stopped, load=load)) == []
     sizes, plain = set(), Fleet.run_epoch
 
-    def seen(self: Fleet) -> None:
+    def seen(self: Fleet, pause: Callable[[], bool] | None = None) -> None:
         sizes.add(self.size)
-        plain(self)
+        plain(self, pause)
 
     with monkeypatch.context() as patch:
         patch.setattr(Fleet, "run_epoch", seen)
@@ -94,18 +158,17 @@ def test_taken_up_again_where_fewer_fit_the_others_wait(
     assert max(sizes) == 2
 
 
-def test_a_checkpoint_of_which_only_the_last_is_wanted(tmp_path: Path) -> None:
+def test_a_checkpoint_of_which_only_the_last_is_wanted(stopped: Options, tmp_path: Path) -> None:
     runs = tiny_runs(3)
-    assert list(train(runs, Options(checkpoints=tmp_path, stop_after_seconds=1e-9), load=load)) == []
+    assert list(train(runs, stopped, load=load)) == []
     wanted = runs[-1:]
     found = list(train(wanted, Options(checkpoints=tmp_path, largest=1), load=load))
     assert list(map(results, found)) == list(map(results, train(wanted, load=load)))
 
 
-def test_the_budget_leaves_the_rest_for_later(tmp_path: Path) -> None:
+def test_the_budget_leaves_the_rest_for_later(stopped: Options, tmp_path: Path) -> None:
     runs = tiny_runs(3)
-    options = Options(checkpoints=tmp_path, stop_after_seconds=1e-9)
-    assert list(train(runs, options, load=load)) == []
+    assert list(train(runs, stopped, load=load)) == []
     assert checkpoint_path(tmp_path, runs[0]).exists()
     rest = sorted(map(results, train(runs, Options(checkpoints=tmp_path), load=load)))
     assert rest == sorted(map(results, train(runs, load=load)))

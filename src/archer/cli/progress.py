@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
             text = f"{shorten(event['subject'])} × {event['members']} on {device}"
             seen = f"{event['parameters']:,} parameters each; {_tasks(event['settings'])}"
             self.fleets[device] = self.bars.add_task(text, total=event["epochs"], seen=seen)
+        elif event["event"] == "steps" and device in self.fleets:
+            self.bars.update(self.fleets[device], completed=event["epoch"])
         elif event["event"] == "epoch" and device in self.fleets:
             seen = "  ".join(f"{task} {score:.2f}" for task, score in event["best"].items())
             self.bars.update(self.fleets[device], completed=event["epoch"], seen=seen)
@@ -105,12 +108,28 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         elif event["event"] == "smaller":
             self.note(f"{device} is out of memory: going on with {event['members']} runs at a time")
 
+    def left(self, seconds: float) -> None:
+        """Beside the bar over all runs."""
+        if self.runs is not None:
+            self.bars.update(self.runs, seen=f"up to {duration(seconds)} left")
+
     def finished(self, record: RunRecord) -> None:
         """One run more; what went wrong is said at once."""
         if self.runs is not None:
             self.bars.advance(self.runs)
         if record.status not in ("finished", "dropped"):
             self.note(f"{record.rule} on {record.setting}: {record.status}: {record.message}")
+
+
+def duration(seconds: float) -> str:
+    """Rounded up, in the one or two units in which it is said: 1 min, 2 h 5 min, 3 days 4 h."""
+    minutes = math.ceil(seconds / 60)
+    if minutes < 60:
+        return f"{max(1, minutes)} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = math.ceil(minutes / 60)
+    return f"{hours // 24} days {hours % 24} h"
 
 
 def shorten(name: str) -> str:

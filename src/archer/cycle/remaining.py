@@ -12,32 +12,32 @@ from archer.fleet.run import Run
 class Remaining:
     """Counts the tokens that are left, and how many of them a second takes.
 
-    Every token counts the same, whatever the rule; runs that stop early take what they have left with them,
-    so that the time told is mostly more than it comes to. Ages are told by training processes (see the event
-    "epoch" of `archer.fleet.train`); what one says of runs that nobody asked for is not heard.
+    Every token counts the same, whatever the rule. Runs that stop early take what they have left with them,
+    so that the time told is mostly more than what comes.
     """
 
     def __init__(self, runs: Iterable[Run], clock: Callable[[], float] = time.monotonic) -> None:
         self.runs = {run.key: run for run in runs}
-        self.ages: dict[str, int] = {}
-        self.clock, self.began, self.trained = clock, clock(), 0
+        self.ages: dict[str, float] = {}
+        self.clock, self.began, self.trained = clock, clock(), 0.0
 
-    def hears(self, ages: Mapping[str, Any]) -> None:
-        """How many epochs old runs are by now. What a run had behind it when it was first heard of was
-        trained by an earlier process, but for its last epoch."""
-        for key, age in ages.items():
-            if key in self.runs and isinstance(age, int):
-                self.trained += (age - self.ages.get(key, age - 1)) * self.runs[key].epoch_tokens
+    def after(self, event: Mapping[str, Any]) -> float | None:
+        """Seconds, once a fleet has said how many epochs old its members are (see `archer.fleet.train`).
+
+        None where nothing is gained yet. How old a run is when it is first heard of says nothing of the pace:
+        an earlier process may have trained it. What is no age of a run that was asked for is not heard.
+        """
+        ages = event.get("ages")
+        for key, age in ages.items() if isinstance(ages, dict) else ():
+            run = self.runs.get(key)
+            if run and isinstance(age, int | float) and 0 <= age <= run.recipe.epochs:
+                self.trained += (age - self.ages.get(key, age)) * run.epoch_tokens
                 self.ages[key] = age
+        left = sum(
+            run.epoch_tokens * (run.recipe.epochs - self.ages.get(key, 0)) for key, run in self.runs.items()
+        )
+        return max(0.0, left * (self.clock() - self.began) / self.trained) if self.trained > 0 else None
 
     def is_over(self, key: str) -> None:
         """This run takes no more time."""
         self.runs.pop(key, None)
-
-    @property
-    def seconds(self) -> float | None:
-        """At the pace so far; None before anything was trained."""
-        left = sum(
-            run.epoch_tokens * (run.recipe.epochs - self.ages.get(key, 0)) for key, run in self.runs.items()
-        )
-        return left * (self.clock() - self.began) / self.trained if self.trained > 0 else None

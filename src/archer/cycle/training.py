@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from archer.cycle.contained import ContainedProcess
 from archer.cycle.project import Project, now, packages, revision
+from archer.cycle.remaining import Remaining
 from archer.cycle.watch import Watcher
 from archer.errors import UserError
 from archer.fleet.devices import available_devices, processes_per_device, threads_for
@@ -70,11 +71,19 @@ def train_missing(
         (project.training / DATA).write_text(f"{_data(resources)}\n", encoding="utf-8")
         _keep_sources(ledger, missing)
         _prepare_data(missing, resources.data_dir)
-        trained = launch(missing, plan, start=starter(resources), report=watcher.event, standby=standby)
+        remaining = Remaining(missing)
+
+        def heard(event: dict[str, Any]) -> None:
+            watcher.event(event)
+            if (seconds := remaining.after(event)) is not None:
+                watcher.left(seconds)
+
+        trained = launch(missing, plan, start=starter(resources), report=heard, standby=standby)
         with closing(trained) as outcomes:
             for outcome in outcomes:
                 record = run_record(wanted[outcome.key], outcome, preset)
                 ledger.add_run(record)
+                remaining.is_over(outcome.key)
                 watcher.finished(record)
     records = tuple(
         record

@@ -19,6 +19,9 @@ class Watcher:
     def event(self, event: dict[str, Any]) -> None:
         """Something that a training process said (see `archer.fleet.train`)."""
 
+    def left(self, seconds: float) -> None:
+        """How long the training still takes at most, at its pace so far."""
+
     def finished(self, record: RunRecord) -> None:
         """One run is over, and in the ledger."""
 

@@ -32,10 +32,16 @@ from archer.rules.algebra import enable_kernels
 
 @dataclass(frozen=True)
 class Member:
-    """One run inside a fleet: how old it is, and what was seen of it. dropped: why, where a race lost it."""
+    """One run inside a fleet: how old it is, and what was seen of it.
+
+    steps, loss_sum: of the epoch under way, where that was left for a moment. dropped: why, where a race lost
+    it.
+    """
 
     run: Run
     epoch: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
     curve: tuple[Evaluation, ...] = ()
     wall_seconds: float = 0.0
     train_loss: float = float("nan")
@@ -45,7 +51,10 @@ class Member:
 
 @dataclass
 class Fleet:
-    """Members and their state on one device. `run_epoch` trains all of them for one pass over their data."""
+    """Members and their state on one device. `run_epoch` trains all of them for one pass over their data.
+
+    Members differ in epoch, but an epoch that is under way has the same number of steps behind it for all.
+    """
 
     model: Model
     members: list[Member]
@@ -104,24 +113,42 @@ class Fleet:
         """One value per row; spare rows stand in for the first member."""
         return [*of_members, *of_members[:1] * self.spare]
 
-    def run_epoch(self) -> None:
-        """One pass of every member over its training set.
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.splits["train"].examples // self.members[0].run.recipe.batch_size)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an epoch was begun and left: nobody may join, leave or be evaluated before its end."""
+        return any(m.steps for m in self.members)
+
+    def run_epoch(self, pause: Callable[[], bool] | None = None) -> None:
+        """One pass of every member over its training set, or what is left of it.
+
+        pause: asked after every step; where it says so, the epoch is left there, to the same results. None
+        where steps are queued on a device, or drawn at random (`AloneMixer`).
 
         Raises what `trouble_of` knows with the state as before.
         """
         began, before = time.perf_counter(), self.weights.snapshot()
         try:
             with self._drawing():
-                losses = self._train_steps()
+                total, steps = self._train_steps(pause)
         except Exception as error:
             if trouble_of(error):
                 self.weights.restore(before)
             raise
-        mean_losses = losses.tolist()  # the one wait for the device in an epoch
+        done = steps == self.steps_per_epoch
+        losses = (total / steps if done else total).tolist()  # the one wait for the device in an epoch
         share = (time.perf_counter() - began) / self.size
         self.members = [
-            replace(m, epoch=m.epoch + 1, train_loss=loss, wall_seconds=m.wall_seconds + share)
-            for m, loss in zip(self.members, mean_losses[: self.size], strict=True)
+            replace(
+                replace(m, epoch=m.epoch + 1, steps=0, loss_sum=0.0, train_loss=loss)
+                if done
+                else replace(m, steps=steps, loss_sum=loss),
+                wall_seconds=m.wall_seconds + share,
+            )
+            for m, loss in zip(self.members, losses[: self.size], strict=True)
         ]
 
     def _drawing(self) -> AbstractContextManager[None]:
@@ -131,17 +158,22 @@ class Fleet:
             return mixer.drawing(first.run.seed, first.epoch, self.device)
         return nullcontext()
 
-    def _train_steps(self) -> Tensor:
+    def _train_steps(self, pause: Callable[[], bool] | None) -> tuple[Tensor, int]:
+        """(sum of the losses [F], number of steps) of the epoch so far."""
         recipe, train = self.members[0].run.recipe, self.splits["train"]
         epochs = torch.tensor(self._in_rows([m.epoch for m in self.members]), device=self.device)
         orders = shuffled(self.seeds, epochs, train.examples, recipe.batch_size)
         rates = self.rates * self._schedule(epochs)
         if self.step is None:
             self.step = captured_step(self) if self.captures else self.train_step
-        total = torch.zeros(self.rows, device=self.device)
-        for step in range(orders.shape[1]):
-            total += self.step(orders[:, step], rates)
-        return total / orders.shape[1]
+        total = torch.tensor(self._in_rows([m.loss_sum for m in self.members]), device=self.device)
+        steps = self.members[0].steps
+        while steps < orders.shape[1]:
+            total += self.step(orders[:, steps], rates)
+            steps += 1
+            if pause and pause():
+                break
+        return total, steps
 
     def train_step(self, order: Tensor, rates: Tensor) -> Tensor:
         """One optimiser step of every member on the examples in order [F, B]; the losses [F] before it."""
@@ -290,8 +322,9 @@ class Fleet:
         from dataclasses import asdict
 
         members = [
-            {"key": m.run.key, "epoch": m.epoch, "wall_seconds": m.wall_seconds, "alive": m.alive,
-             "train_loss": m.train_loss, "curve": [asdict(point) for point in m.curve]}
+            {"key": m.run.key, "epoch": m.epoch, "steps": m.steps, "loss_sum": m.loss_sum,
+             "wall_seconds": m.wall_seconds, "alive": m.alive, "train_loss": m.train_loss,
+             "curve": [asdict(point) for point in m.curve]}
             for m in self.members
         ]  # fmt: skip
         return {"members": members, "weights": self.weights.to_cpu(self.size)}

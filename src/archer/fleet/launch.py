@@ -275,7 +275,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
 
 
 def _train_plan(plan: dict[str, Any], given: argparse.Namespace) -> int:
-    """Every event but "epoch" is a line on standard output; outcomes are also added to the file."""
+    """Events but "steps" and "epoch" are lines on standard output; outcomes are also added to the file."""
     options = plan["options"]
     devices = available_devices(options["device"])
     each = given.processes or processes_per_device(devices)
@@ -323,7 +323,7 @@ def _known_outcomes(path: Path, wanted: set[str], race: Race | None) -> set[str]
 
 
 def _say(event: Event) -> None:
-    if event["event"] != "epoch":
+    if event["event"] not in ("steps", "epoch"):
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
 

@@ -79,6 +79,11 @@ class Run:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:20]
 
     @property
+    def epoch_tokens(self) -> int:
+        """Tokens that one pass over the training set takes."""
+        return self.setting.train_examples * self.padded_length
+
+    @property
     def backbone(self) -> Literal["language-model", "auto-encoder"]:
         return find_task(self.setting.task).backbone
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,16 @@ from archer.rules.algebra import refuse_kernels
 Event = dict[str, Any]
 State = dict[str, Any]
 
+LOOK_UP_SECONDS = 2.0
+"""On a CPU, where an epoch may take an hour, training looks up so often: to tell, to save, to stop."""
+
 
 @dataclass(frozen=True)
 class Options:
     """How to train, none of which changes the result of a run that finishes.
 
-    checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two.
+    checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two (on a GPU only
+    after an epoch).
     stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest: members at most.
     memory_share: of the device's memory, the part that this process may use. compiled: None for "on a GPU".
     race: drop the grid points that lose clearly; None for none.
@@ -63,7 +68,8 @@ def train(
 ) -> Iterator[Outcome]:  # fmt: skip
     """Trains all runs and yields each outcome as soon as it is known.
 
-    report: hears events ({"event": "fleet" | "epoch", ...}). Runs that are not yielded were left for later
+    report: hears events ({"event": "fleet" | "steps" | "epoch", ...}), "steps" within an epoch; "ages" in
+    them says how many epochs old every member is, by key. Runs that are not yielded were left for later
     (stop_after_seconds).
     """
     options = options or Options()
@@ -125,23 +131,37 @@ class _Packing:
         self._tell_of_the_loop()
         self._announce(fleet)
         while fleet.size:
-            if trouble := _advance(fleet):
+            if trouble := _advance(fleet, self._pause()):
                 state = fleet.state()
                 del fleet  # what it holds of the device goes before anything new comes
                 fleet = self._smaller(state) if trouble.kind == "memory" else self._plainer(state, trouble)
                 continue
             self._tell(fleet)
+            if fleet.under_way:
+                if self._goes_on(fleet):
+                    continue
+                return
             finished = [*self._race(fleet), *fleet.leave(fleet.is_over)]
             if self.track:  # kept before it is told: a race that is taken up again must know of it
                 self.track.left(finished)
                 self._save(fleet, force=bool(finished))
             yield from finished
             fleet = self._refill(fleet)
-            if self._is_time_up() and fleet.size:
-                self._save(fleet, force=True)
-                self.paused = True
+            if fleet.size and not self._goes_on(fleet, force=bool(finished)):
                 return
-            self._save(fleet, force=bool(finished))
+
+    def _pause(self) -> Callable[[], bool] | None:
+        """What leaves an epoch for a moment when it is time to look up."""
+        if self.device.type != "cpu" or self.alone:
+            return None
+        until = time.monotonic() + min(LOOK_UP_SECONDS, self.options.checkpoint_seconds)
+        return lambda: time.monotonic() >= until
+
+    def _goes_on(self, fleet: Fleet, force: bool = False) -> bool:
+        """Saves where it is time to, or all of it because the time is up: then False."""
+        self.paused = self._is_time_up()
+        self._save(fleet, force=force or self.paused)
+        return not self.paused
 
     def _begin_race(self, state: State | None) -> list[Outcome]:
         """Outcomes that the checkpoint holds and nobody heard of; they need no training any more."""
@@ -160,7 +180,7 @@ class _Packing:
         if state:
             now, self.parked = _split(state, self.room)
             begun = {member["key"] for member in state["members"]}
-            fleet = restored(self.model, self.runs, now, self.load, self.device, self.region)
+            fleet = self._restored(now)
             return fleet, deque(run for run in self.runs if run.key not in begun)
         count = self._starters(self.runs, self.room)
         fleet = Fleet.start(self.model, self.runs[:count], self.load, self.device, self.region)
@@ -210,7 +230,9 @@ class _Packing:
         if free > 0 and self.parked:
             fleet.forget_recordings()
             now, self.parked = _split(self.parked, free)
-            back = restored(self.model, self.runs, now, self.load, self.device)
+            back = self._restored(now)
+            while back.under_way:
+                back.run_epoch()
             fleet, free = self._joined(fleet, back), free - back.size
         count = self._starters(self.waiting, free) if free > 0 else 0
         if count:
@@ -219,6 +241,18 @@ class _Packing:
             fleet = self._joined(fleet, Fleet.start(self.model, new, self.load, self.device))
             self._announce(fleet)
         return fleet
+
+    def _restored(self, state: State) -> Fleet:
+        """A fleet in this state. Where members are at different steps of an epoch, they first end it."""
+        steps = [member.get("steps", 0) for member in state["members"]]
+        if len(set(steps)) == 1:
+            return restored(self.model, self.runs, state, self.load, self.device, self.region)
+        parts = [_rows(state, [i for i, own in enumerate(steps) if own == one]) for one in sorted(set(steps))]
+        fleets = [self._restored(part) for part in parts if part]
+        for fleet in fleets:
+            while fleet.under_way:
+                fleet.run_epoch()
+        return reduce(self._joined, fleets)
 
     def _joined(self, fleet: Fleet, other: Fleet) -> Fleet:
         members = [*fleet.members, *other.members]
@@ -302,7 +336,8 @@ class _Packing:
         settings = sorted({member.run.setting.name for member in fleet.members})
         self.report(
             {"event": "fleet", "subject": run.subject.name, "settings": settings, "members": fleet.size,
-             "waiting": len(self.waiting), "epochs": run.recipe.epochs, "parameters": self.model.parameters}
+             "waiting": len(self.waiting), "epochs": run.recipe.epochs, "parameters": self.model.parameters,
+             "ages": _ages(fleet)}
         )  # fmt: skip
 
     def _tell(self, fleet: Fleet) -> None:
@@ -311,22 +346,27 @@ class _Packing:
             if member.curve:
                 tasks.setdefault(member.run.setting.task, []).append(member.curve[-1].validation_accuracy)
         best = {task: max(values) for task, values in tasks.items()}
-        epochs = [member.epoch for member in fleet.members]
+        ages = _ages(fleet)
         run = fleet.members[0].run
         self.report(
-            {"event": "epoch", "subject": run.subject.name, "epoch": max(epochs), "epochs": run.recipe.epochs,
-             "members": fleet.size, "steps_done": sum(epochs), "best": best}
+            {"event": "steps" if fleet.under_way else "epoch", "subject": run.subject.name, "ages": ages,
+             "epoch": max(ages.values()), "epochs": run.recipe.epochs, "members": fleet.size, "best": best}
         )  # fmt: skip
 
 
-def _advance(fleet: Fleet) -> Trouble | None:
-    """Trains for an epoch and evaluates who is due; says what came between.
+def _ages(fleet: Fleet) -> dict[str, float]:
+    """How many epochs old every member is."""
+    return {m.run.key: m.epoch + m.steps / fleet.steps_per_epoch for m in fleet.members}
+
+
+def _advance(fleet: Fleet, pause: Callable[[], bool] | None) -> Trouble | None:
+    """Trains for an epoch, or until a pause in it, and evaluates who is due; says what came between.
 
     A fleet in the state that is left, some of it trained and not evaluated yet, goes on to the same results.
     """
     try:
         if not fleet.due():
-            fleet.run_epoch()
+            fleet.run_epoch(pause)
         if fleet.due():
             fleet.evaluate()
     except Exception as error:
