@@ -41,6 +41,8 @@ def test_each_preset_has_a_table_with_every_rule_on_one_line(project: Path, colu
     assert (scores[3], scores[7], scores[8]) == ("–", "–", "3")
     assert "Missing for hybrid: Fuzzy Recall: 3 diverged" in " ".join(quick.split())
     assert any(line.startswith("noise, 1 seed") for line in quick.splitlines())
+    assert "that are one function on Memorize (Memorize)" in " ".join(smoke.split()), "not of these runs"
+    assert "Learned from repeated seeds of 4 rules under quick" in " ".join(quick.split())
 
 
 def test_a_terminal_too_narrow_for_a_table_cuts_no_figure_off(project: Path) -> None:

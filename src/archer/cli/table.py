@@ -294,13 +294,24 @@ def _floor_text(part: _Preset, task: str) -> str:
     return f"{'≤' if part.noise[task].provisional else ''}{value:.3f}"
 
 
+def _learned(part: _Preset) -> str:
+    """What the noise rests on, and on which tasks where that is not one thing for all."""
+    sources: dict[str, list[str]] = {}
+    for task, floor in part.noise.items():
+        sources.setdefault(floor.source, []).append(task)
+    if len(sources) == 1:
+        return next(iter(sources))
+    return "; ".join(f"{source} ({', '.join(tasks)})" for source, tasks in sources.items())
+
+
 def _notes(part: _Preset, select: str) -> list[str]:
     notes = [f"Scores: mean over the task's settings, then over seeds; {SELECT[select][1]}."]
     if part.noise:
         bound = any(floor.provisional for floor in part.noise.values())
         notes.append(
             "Noise: how far a score moves when it is trained again with another seed (standard deviation)"
-            f"{'; ≤ an upper bound, nothing was repeated yet' if bound else ''}."
+            f"{'; ≤ an upper bound, nothing was repeated yet' if bound else ''}. "
+            f"Learned from {_learned(part)}."
         )
     if part.full:
         from archer.rules import REFERENCE
