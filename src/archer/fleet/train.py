@@ -37,6 +37,9 @@ from archer.rules.algebra import refuse_kernels
 Event = dict[str, Any]
 State = dict[str, Any]
 
+SAVING = 0.03
+"""Checkpoints take this share of the time at most: those of a large fleet are rarer."""
+
 LOOK_UP_SECONDS = 2.0
 """On a CPU, where an epoch may take an hour, training looks up so often: to tell, to save, to stop."""
 
@@ -45,9 +48,9 @@ LOOK_UP_SECONDS = 2.0
 class Options:
     """How to train, none of which changes the result of a run that finishes.
 
-    checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two (on a GPU only
-    after an epoch).
-    stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest: members at most.
+    checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two, which on a GPU
+    are made after an epoch. stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest:
+    members at most.
     memory_share: of the device's memory, the part that this process may use. compiled: None for "on a GPU".
     race: drop the grid points that lose clearly; None for none.
     """
@@ -114,7 +117,7 @@ class _Packing:
         self.track: Track | None = None
         self.paused = False
         self.refused = False
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_after = time.monotonic(), self.options.checkpoint_seconds
 
     def train(self) -> Iterator[Outcome]:
         state = read_checkpoint(self.path) if self.path else None
@@ -322,7 +325,8 @@ class _Packing:
     def _save(self, fleet: Fleet, force: bool = False) -> None:
         if not self.path or not (fleet.size or self.track):
             return
-        if force or time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
+        began = time.monotonic()
+        if force or began - self.saved_at >= self.save_after:
             try:
                 state = _merge(fleet.state(), self.parked) or {}
                 race = {"race": self.track.state()} if self.track else {}
@@ -330,6 +334,9 @@ class _Packing:
             except OSError as error:  # a full disk: training can go on, only not be taken up again from here
                 self.report({"event": "unsaved", "message": f"no checkpoint: {error.strerror or error}"})
             self.saved_at = time.monotonic()
+            if self.options.checkpoint_seconds:
+                took = self.saved_at - began
+                self.save_after = max(self.options.checkpoint_seconds, took / SAVING)
 
     def _announce(self, fleet: Fleet) -> None:
         run = self.runs[0]
