@@ -49,8 +49,8 @@ class Options:
     """How to train, none of which changes the result of a run that finishes.
 
     checkpoints: folder, or None for none. checkpoint_seconds: at least this long between two, which on a GPU
-    are made after an epoch. stop_after_seconds: checkpoint and stop then, leaving the rest for later. largest:
-    members at most.
+    are made after an epoch. stop_after_seconds: checkpoint and stop then, leaving the rest for later.
+    largest: members at most.
     memory_share: of the device's memory, the part that this process may use. compiled: None for "on a GPU".
     race: drop the grid points that lose clearly; None for none.
     """

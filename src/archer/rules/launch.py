@@ -8,6 +8,7 @@ threads do it several times as fast, while the process goes on with what needs n
 from __future__ import annotations
 
 import os
+import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,9 +24,9 @@ MOST_THREADS = 6
 
 class _Background:
     """What is compiled in the background, by kernel, and every call that was asked for. only: nothing is
-    started at present."""
+    started at present. fill: what a kernel is called with may be written over."""
 
-    only = False
+    only, fill = False, False
     under_way: ClassVar[dict[int, list[Future[Any]]]] = {}
     asked: ClassVar[set[Any]] = set()
 
@@ -33,6 +34,8 @@ class _Background:
 def launch(kernel: Any, grid: tuple[int, ...], *given: Any, **constants: Any) -> None:
     """Starts a Triton kernel over a grid of programs; within `compiled_only`, has it compiled instead."""
     if _Background.only:
+        if _Background.fill:
+            _fill(given)
         _compile(kernel, given, constants)
         return
     for compiling in _Background.under_way.pop(id(kernel), ()):
@@ -41,14 +44,26 @@ def launch(kernel: Any, grid: tuple[int, ...], *given: Any, **constants: Any) ->
 
 
 @contextmanager
-def compiled_only() -> Iterator[None]:
-    """Within, kernels are not started but compiled in the background, for just these kinds and sizes. What
-    they would write keeps whatever is in its memory."""
-    before, _Background.only = _Background.only, True
+def compiled_only(fill: bool = False) -> Iterator[None]:
+    """Within, kernels are not started but compiled in the background, for just these kinds and sizes.
+
+    What they would write keeps whatever is in its memory, which nobody may read: a rule that makes an index
+    of it would ask a card for what is not there, and no process survives that. fill: all that a kernel is
+    called with is filled with small numbers; for copies that are thrown away.
+    """
+    before = _Background.only, _Background.fill
+    _Background.only, _Background.fill = True, fill
     try:
         yield
     finally:
-        _Background.only = before
+        _Background.only, _Background.fill = before
+
+
+def _fill(given: tuple[Any, ...]) -> None:
+    for x in given:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            generator = torch.Generator(x.device).manual_seed(0)
+            x.data.normal_(0, 0.1, generator=generator)  # by way of `data`, for autograd keeps some of them
 
 
 def _compile(kernel: Any, given: tuple[Any, ...], constants: dict[str, Any]) -> None:
@@ -69,4 +84,5 @@ def _compile(kernel: Any, given: tuple[Any, ...], constants: dict[str, Any]) -> 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
+    sysconfig.get_config_vars()  # Triton asks for them, and threads may not be the first to do so
     return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="archer-compile")
