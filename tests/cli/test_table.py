@@ -121,7 +121,8 @@ def test_an_edited_rule_stands_beside_its_earlier_version(tmp_path: Path) -> Non
         again = [replace(r, rule_hash="0ld" * 4, key=f"{r.key}/old") for r in make_runs(rules=("hybrid",))]
         ledger.add_runs(again)
     assert [row["rule"] for row in rows_of(folder, "--preset", "quick")].count("hybrid") == 2
-    assert "@0ld0ld" in output("table", "-p", folder, "--preset", "quick", columns=80)
+    for asked in ((), ("--runs",)):
+        assert "@0ld0ld" in output("table", "-p", folder, "--preset", "quick", *asked, columns=80)
     assert "fits 0 versions of hybrid" in refusal("compare", "hybrid@zz", "decay", "-p", folder)
     assert "hybrid@0ld" in output("compare", "hybrid@0ld", "hybrid", "-p", folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -271,9 +271,9 @@ def _epochs_table(part: _Preset, console: Console) -> RenderableType:
     return titled(f"{part.name}: epochs until solved", grid, catalogue("en").text("epochs.reading"))
 
 
-def _label(row: ScoreRow, rows: Sequence[ScoreRow]) -> str:
+def _label(row: ScoreRow | RunRecord, rows: Iterable[ScoreRow | RunRecord]) -> str:
     """A rule's name; with the start of its file's hash where two versions of it stand in the table."""
-    twice = sum(other.rule == row.rule for other in rows) > 1
+    twice = any(other.rule == row.rule and other.rule_hash != row.rule_hash for other in rows)
     return f"{row.rule} @{row.rule_hash[:6]}" if twice else row.rule
 
 
@@ -367,9 +367,14 @@ def _runs_table(runs: Sequence[RunRecord], console: Console) -> RenderableType:
     for heading in ("Rate", "Decay", "Seed", "Held-out", "MAD", "Epochs"):
         grid.add_column(heading, justify="right", no_wrap=True)
     places = {task: number for number, task in enumerate(TASKS)}
-    for run in sorted(runs, key=lambda run: (run.preset, run.rule, places[run.task], run.setting, run.seed)):
+    versions = {(run.rule, run.rule_hash): run for run in runs}.values()
+
+    def place(run: RunRecord) -> tuple[Any, ...]:
+        return (run.preset, run.rule, run.rule_hash, places[run.task], run.setting, run.seed)
+
+    for run in sorted(runs, key=place):
         point = (rate(run.learning_rate), rate(run.weight_decay), str(run.seed))
         scores = (score(run.held_out, run.status), score(run.mad, ABSENT))
-        grid.add_row(folded(run.rule), run.setting, *point, *scores, str(run.epochs))
+        grid.add_row(folded(_label(run, versions)), run.setting, *point, *scores, str(run.epochs))
     finished = sum(run.status == "finished" for run in runs)
     return titled(f"{len(runs)} runs, {finished} finished", grid)
