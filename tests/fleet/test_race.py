@@ -152,16 +152,24 @@ def test_a_diverging_run_diverges_in_a_race_too() -> None:
     assert any(o.status == "finished" for o in found.values())
 
 
+def test_a_race_that_is_left_at_every_step_ends_as_it_would_have(tmp_path: Path) -> None:
+    runs, found = grid(1), {}
+    steps = {"checkpoints": tmp_path, "stop_after_seconds": 1e-9, "checkpoint_seconds": 0.0}
+    for _ in range(4 * 8 + 1):  # epochs of four steps
+        found |= raced([run for run in runs if run.key not in found], **steps)
+    assert found == {k: replace(o, wall_seconds=found[k].wall_seconds) for k, o in raced(runs).items()}
+
+
 @pytest.mark.slow
 def test_a_race_that_is_killed_ends_as_it_would_have(tmp_path: Path) -> None:
-    """Killed after each few lines: those who left are remembered in the checkpoint."""
+    """Killed after each few lines but those within an epoch: who left is remembered in the checkpoint."""
     runs = grid()
     left, found = {run.key: run for run in runs}, {}
     for lines in (3, 5, 5, 6, 10**9):
         process = training_process(tmp_path, list(left.values()), largest=5, race=asdict(EAGER))
         assert process.stdout is not None
-        for number, line in enumerate(process.stdout):
-            event = json.loads(line)
+        said = (event for line in process.stdout if (event := json.loads(line))["event"] != "steps")
+        for number, event in enumerate(said):
             if event["event"] == "outcome":
                 outcome = outcome_from_json(event["outcome"], set(left))
                 found[outcome.key] = outcome

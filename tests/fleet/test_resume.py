@@ -33,7 +33,7 @@ def test_killed_twenty_times_it_ends_with_the_same_results(tmp_path: Path) -> No
     while left:
         process = training_process(tmp_path, list(left.values()))
         assert process.stdout is not None
-        lines_until_kill = chance.randrange(1, 5) if kills < ROUNDS else 10**9
+        lines_until_kill = chance.randrange(1, 12) if kills < ROUNDS else 10**9
         for number, line in enumerate(process.stdout):
             event = json.loads(line)
             if event["event"] == "outcome":
