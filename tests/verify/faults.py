@@ -80,6 +80,11 @@ FAULTS = (
          "gamma = Parameter(0.5)\ndef read(o):\n    return 1.5 * o\n"),
     rule("changes two slots at once", "one change",
          "def read(o):\n    return 1.5 * o\ndef retain(S):\n    return 0.9 * S\n"),
+    rule("widens its state beside the change", "one change",
+         "from archer.rules import Layer\nlayer = Layer(expand_value=2.0)\n"
+         "def retain(S):\n    return 0.9 * S\n"),
+    rule("changes its layer alone", "one change",
+         "from archer.rules import Layer\nlayer = Layer(output_gate=True)\ndef read(o):\n    return o\n"),
     rule("a leak of one position, as small as rounding", "causality",
          "def similarity(scores, causal):\n    return 0.5 * scores * causal + 1e-12 * scores.tril(1)\n"),
     rule("a leak of one position", "causality, length independence, decoding",

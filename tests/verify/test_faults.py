@@ -151,7 +151,7 @@ def test_the_table_in_the_document_lists_every_fault_with_the_checks_that_catch_
     assert listed == {fault.name: fault.caught for fault in FAULTS}
 
 
-QUICK = ("delta_net", "gated_delta_net", "adam", "rope", "rope_in_loop")
+QUICK = ("delta_net", "gated_delta_net", "gated_delta_product", "adam", "rope", "rope_in_loop")
 
 
 @pytest.mark.usefixtures("short")

@@ -1,6 +1,8 @@
-"""Which slots differ from the parent, read from the syntax trees."""
+"""What differs from the parent: slots, read from the syntax trees, and what stands around the loop."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from archer.rules import SLOTS, Rule
 from archer.rules.syntax import slot_syntax
@@ -9,21 +11,34 @@ from archer.verify.checks.finding import Finding, check
 
 @check("one change", "It differs from its parent in one slot (more only where that is asked for).")
 def one_change(rule: Rule, parent: Rule | None, allow_many: bool) -> Finding:
-    """Compares what each slot says, with its helpers and constants; comments and local names do not count."""
+    """Compares what each slot says, with its helpers and constants; comments and local names do not count.
+
+    A wider state or another gate in `layer` is a change too: a score that it moves would be put down to the
+    slot.
+    """
     if parent is None:
         return Finding(True, "not applicable: it has no parent")
-    changed = changed_slots(rule, parent)
-    listed = ", ".join(changed) or "nothing"
-    if not changed:
-        return Finding(False, f"it says the same as its parent `{parent.name}`", "compared as syntax trees")
+    slots, layer = changed_slots(rule, parent), _changed_layer(rule, parent)
+    changed, listed = (*slots, *layer), ", ".join((*slots, *layer))
+    if not slots:
+        beside = f", but for {listed}; a rule changes a slot" if layer else ""
+        return Finding(
+            False, f"it says the same as its parent `{parent.name}`{beside}", "compared as syntax trees"
+        )
     if len(changed) > 1 and not allow_many:
+        what = "things" if layer else "slots"
         return Finding(
             False,
-            f"it changes {len(changed)} slots of `{parent.name}` at once ({listed}); change one, or ask "
+            f"it changes {len(changed)} {what} of `{parent.name}` at once ({listed}); change one, or ask "
             "for more with --allow-many",
             listed,
         )
     return Finding(True, f"changed: {listed}")
+
+
+def _changed_layer(rule: Rule, parent: Rule) -> tuple[str, ...]:
+    mine, before = asdict(rule.layer), asdict(parent.layer)
+    return tuple(f"layer.{name}" for name in mine if mine[name] != before[name])
 
 
 def changed_slots(rule: Rule, parent: Rule) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ from archer.verify.checks.finding import Finding, check
 from archer.verify.checks.smallest import Case, dtype_name, refute
 
 PLACES = {
-    "similarity": ("C", "C"),
-    "correct": ("C", "Dv"),
+    "similarity": ("C", "K"),
+    "correct": ("K", "Dv"),
     "read": ("C", "Dv"),
     "retain": ("Dk", "Dv"),
     "write": ("Dk", "Dv"),
 }
-"""What a slot returns: rows and columns, whatever axes stand in front."""
+"""What a slot returns: rows and columns, whatever axes stand in front. K: the rows of u, C of them unless
+`prepare` says otherwise (a rule that writes twice a token has 2C)."""
 LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 
 
@@ -46,6 +47,12 @@ def _slot_problem(candidate: RuleCandidate) -> str:
     probe, problems = Probe(length=5, dtype=torch.float32), []
     sizes = {"C": probe.length, "Dk": candidate.key_width, "Dv": candidate.value_width}
 
+    def prepare(**given: Any) -> Any:
+        returned = candidate.rule.slots["prepare"](**given)
+        if "u" in returned:
+            sizes["K"] = returned["u"].shape[-2]
+        return returned
+
     def watched(slot: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(**given: Any) -> Any:
@@ -58,6 +65,8 @@ def _slot_problem(candidate: RuleCandidate) -> str:
         return call
 
     slots = {n: watched(n, f) if n in PLACES else f for n, f in candidate.rule.slots.items()}
+    if "prepare" in slots:
+        slots["prepare"] = functools.wraps(slots["prepare"])(prepare)
     inputs, parameters = candidate.inputs(probe), candidate.parameters(None, probe.dtype)
     try:
         replace(candidate, rule=replace(candidate.rule, slots=slots)).run(inputs, parameters)
@@ -68,11 +77,14 @@ def _slot_problem(candidate: RuleCandidate) -> str:
 
 
 def _misplaced(value: Any, place: tuple[str, str], sizes: dict[str, int]) -> str:
-    here = [sizes[axis] for axis in place]
-    if isinstance(value, torch.Tensor) and list(value.shape[-2:]) == here:
+    is_tensor = isinstance(value, torch.Tensor)
+    there = list(value.shape[-2:]) if is_tensor else []
+    here = [sizes.get(axis, "any") for axis in place]
+    if len(there) == 2 and all(b in ("any", a) for a, b in zip(there, here, strict=True)):
         return ""
-    got = f"the shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-    wanted, here_wanted = ", ".join(place), ", ".join(map(str, here))
+    got = f"the shape {list(value.shape)}" if is_tensor else f"a {type(value).__name__}"
+    known = ["C" if axis == "K" and sizes.get("K") == sizes["C"] else axis for axis in place]
+    wanted, here_wanted = ", ".join(known), ", ".join(map(str, here))
     return f"{got}; a tensor [..., {wanted}] was expected, here [..., {here_wanted}]"
 
 
