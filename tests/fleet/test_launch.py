@@ -81,8 +81,9 @@ def test_a_process_that_dies_alone_with_a_group_crashes_its_runs(plan: Plan) -> 
     assert all(isinstance(crash, Crash) and "status 137" in crash.message for crash in found)
 
 
-def fleet_of(members: int) -> str:
-    return json.dumps({"event": "fleet", "members": members})
+def fleet_of(members: Any, **changes: Any) -> str:
+    told = {"subject": "rule", "settings": ["one"], "epochs": 4, "parameters": 9, "ages": {}}
+    return json.dumps({"event": "fleet", "members": members, **told, **changes})
 
 
 def test_what_dies_with_several_in_training_is_tried_with_half_as_many(plan: Plan) -> None:
@@ -116,7 +117,7 @@ def test_what_dies_with_one_in_training_is_given_up(plan: Plan) -> None:
 @pytest.mark.parametrize("members", [10**9, -3, "many", None, True])
 def test_how_many_were_in_training_is_not_believed_either(plan: Plan, members: object) -> None:
     """It is heard from a process that runs foreign code: the tries come to an end whatever it says."""
-    runs, said = tiny_runs(2), json.dumps({"event": "fleet", "members": members})
+    runs, said = tiny_runs(2), fleet_of(members)
     dying = [Scripted([said]) for _ in range(3)]
     assert len(launch_scripted(runs, plan, *dying)) == 2
 
@@ -156,6 +157,44 @@ def test_a_result_that_is_none_is_not_believed(plan: Plan, changes: dict[str, ob
     (crash,) = launch_scripted(runs, plan, liar)
     assert isinstance(crash, Crash)
     assert liar.killed
+
+
+EPOCH = {"event": "epoch", "epoch": 1.0, "ages": {"key": 1.0}, "best": {"Memorize": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        fleet_of("two"),
+        fleet_of(2, settings="one"),
+        fleet_of(2, ages=[1]),
+        json.dumps({"event": "fleet", "members": 2}),
+        json.dumps({**EPOCH, "epoch": None}),
+        json.dumps({**EPOCH, "best": {"Memorize": "0.5"}}),
+        json.dumps({**EPOCH, "ages": {"key": float("nan")}}),
+        json.dumps({"event": "unsaved", "message": {}}),
+        json.dumps({"event": ["fleet"]}),
+        json.dumps(["fleet"]),
+    ],
+)
+def test_what_cannot_be_told_on_is_not(plan: Plan, said: str) -> None:
+    """What watches a training formats these numbers and names: it must not end for what they are."""
+    liar, heard = Scripted([said]), []
+    one = replace(plan, devices=("cpu",))
+    (crash,) = launch(tiny_runs(1), one, start=lambda command, scratch, gpu: liar, report=heard.append)
+    assert isinstance(crash, Crash)
+    assert "no result" in crash.message
+    assert liar.killed
+    assert heard == []
+
+
+def test_what_is_told_on_moves_no_cursor(plan: Plan) -> None:
+    heard: list[dict[str, Any]] = []
+    said = [fleet_of(1, subject="a\x1b[2J"), json.dumps({"event": "unsaved", "message": "x" * 9999})]
+    one = replace(plan, devices=("cpu",))
+    list(launch(tiny_runs(1), one, start=lambda *_: Scripted(said), report=heard.append))
+    assert heard[0]["subject"] == "a [2J"
+    assert len(heard[1]["message"]) == 1000
 
 
 def test_output_that_is_no_json_is_a_crash(plan: Plan) -> None:

@@ -34,7 +34,13 @@ from archer.fleet.process import PlainProcess, Plan, Process, Start, training_pr
 from archer.fleet.race import Race, race_from_json
 from archer.fleet.run import Outcome, Run
 from archer.fleet.standby import Standby
-from archer.fleet.wire import outcome_from_json, outcome_to_json, runs_from_json, runs_to_json
+from archer.fleet.wire import (
+    event_from_json,
+    outcome_from_json,
+    outcome_to_json,
+    runs_from_json,
+    runs_to_json,
+)
 
 Event = dict[str, Any]
 
@@ -222,6 +228,8 @@ class _Place:
                         raise ValueError(f"run {outcome.key} was dropped, but no race was asked for")
                     del self.left[outcome.key]
                     self.messages.put((self.index, outcome))
+                elif kind != "ready":
+                    event = event_from_json(event)
             except (ValueError, KeyError, TypeError) as error:
                 process.kill()
                 return False, f"the training process wrote something that is no result: {error}"
@@ -229,8 +237,8 @@ class _Place:
                 return True, ""
             if kind == "failed":
                 return False, str(event.get("message", ""))[:1000]
-            if kind in ("fleet", "smaller") and isinstance(event.get("members"), int):
-                self.in_training = min(event["members"], self.largest or len(self.left), len(self.left))
+            if kind in ("fleet", "smaller"):
+                self.in_training = min(int(event["members"]), self.largest or len(self.left), len(self.left))
             if kind not in ("ready", "outcome"):
                 self.messages.put((self.index, event))
         return False, ""

@@ -14,6 +14,18 @@ from archer.mad import Setting
 
 STATUSES = get_args(get_type_hints(Outcome)["status"])
 
+TOLD = {
+    "fleet": ("subject", "settings", "members", "epochs", "parameters", "ages"),
+    "steps": ("epoch", "ages"),
+    "epoch": ("epoch", "ages", "best"),
+    "smaller": ("members",),
+    "plainer": ("subject", "without", "message"),
+    "alone": ("subject", "message"),
+    "unsaved": ("message",),
+}
+"""Events that somebody who watches is told, and what must be in them."""
+NUMBERS = ("epoch", "epochs", "members", "parameters", "waiting", "runs")
+
 
 def runs_to_json(runs: list[Run]) -> dict[str, Any]:
     """Plain data from which `runs_from_json` makes the same runs; every subject is written once."""
@@ -62,8 +74,33 @@ def outcome_from_json(data: Any, expected: set[str]) -> Outcome:
     return Outcome(
         data["key"], data["status"], **scores, epochs=int(numbers["epochs"]), curve=curve,
         parameters=int(numbers["parameters"]), wall_seconds=numbers["wall_seconds"],
-        device=str(data["device"])[:100], message=str(data["message"])[:1000],
+        device=_text(data["device"])[:100], message=_text(data["message"]),
     )  # fmt: skip
+
+
+def event_from_json(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as it may be told on. Raises ValueError where anything is not as it must be."""
+    missing = [name for name in TOLD.get(event["event"], ()) if name not in event]
+    if missing:
+        raise ValueError(f"the event {event['event']} lacks {', '.join(missing)}")
+    return {name: _told(name, value) for name, value in event.items()}
+
+
+def _told(name: str, value: Any) -> Any:
+    if name in NUMBERS:
+        return _number(name, value)
+    if name in ("ages", "best") and isinstance(value, dict):
+        return {_text(key): _number(f"{name} of {key:.40}", number) for key, number in value.items()}
+    if name == "settings" and isinstance(value, list):
+        return [_text(one) for one in value]
+    if name in ("ages", "best", "settings") or isinstance(value, dict | list):
+        raise ValueError(f"{name} is {value!r:.40}")
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """In one piece, and nothing that moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in str(value)[:1000])
 
 
 def _score(name: str, value: Any, status: str) -> float | None:
