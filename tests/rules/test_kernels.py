@@ -199,7 +199,7 @@ def prepare(q, k, v, beta):
 def step(S, q, k, v, mean):
     return q @ S + mean, {"S": S + k.mT @ v, "mean": 0.5 * mean}
 """,
-        "`step` returns `mean`, which is not carried",
+        "slot `step` returned `mean` as a state, which nobody declares",
     ),
 }
 """Texts of rules of which no kernel is made, and what the reason says."""

@@ -73,6 +73,8 @@ FAULTS = (
     rule("keeps its state in float64", "contract", "def retain(S):\n    return 0.9 * S.double()\n"),
     rule("carries another shape than it declares", "contract",
          "M = Carried()\ndef write(G, M):\n    return 0.5 * G + M, {'M': G.sum(-1, keepdim=True)}\n"),
+    rule("changes the loop's own keys by way of a state", "contract",
+         "def correct(u, w, S, k_write):\n    return u - w @ S, {'k_write': 0.5 * k_write}\n"),
     rule("a number for a matrix", "contract", "def retain(S):\n    return 0.5\n"),
     rule("a sum for a matrix, which fits everywhere", "contract",
          "def read(o):\n    return o.sum(-1, keepdim=True)\n"),

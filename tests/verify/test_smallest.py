@@ -224,6 +224,12 @@ def test_a_broken_contract_is_shown_at_the_first_length_that_breaks_it():
     [
         ("def correct(u, w, S):\n    return (u - w @ S).sum(-1)\n",
          "slot `correct` returned the shape [2, 2, 5]; a tensor [..., C, Dv] was expected, here [..., 5"),
+        ("def write(G):\n    return G, {'M': G}\n",
+         "slot `write` returned `M` as a state, which nobody declares; declare `M = Carried()` at the top"),
+        ("def correct(u, w, S, k_write):\n    return u - w @ S, {'k_write': 0.5 * k_write}\n",
+         "slot `correct` returned `k_write` as a state"),
+        ("def write(G):\n    return G, 0.9 * G\n",
+         "slot `write` returned two values, the second a Tensor; expected its matrix, or its matrix and a"),
         ("def retain(S):\n    return 0.0\n",
          "slot `retain` returned a float; a tensor [..., Dk, Dv] was expected, here [..., 8, 16]"),
         ("def correct(u, w, S):\n    return u - S @ w\n",

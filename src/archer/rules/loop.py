@@ -11,7 +11,7 @@ chunks stand in front, [N, ..., C, D]; a shorter last chunk is handled at its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -157,20 +157,21 @@ def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
     values = {**values, **state}
     if "step" in rule.slots:
         o, changed = _call(rule, "step", values)
+        _require_declared(rule, "step", changed, {"S", *rule.carries})
         return o, {**state, **changed}
     S = values["S"]
     if "weights" not in values:
         values["weights"] = _weights(rule, values)
     values["e"] = values["u"] - values["w"] @ S
-    values["e"] = _keep(values, _call(rule, "correct", values))
+    values["e"] = _kept(rule, "correct", values)
     values["o"] = values["q_read"] @ S
-    o = _keep(values, _call(rule, "read", values)) + values["weights"] @ values["e"]
+    o = _kept(rule, "read", values) + values["weights"] @ values["e"]
     if "G" in rule.arguments("write"):
         values["G"] = values["k_write"].mT @ values["e"]
     if "keep" in values:
         values["S"] = values["keep"] * S
-    retained = _keep(values, _call(rule, "retain", values))
-    S = retained + _keep(values, _call(rule, "write", values))
+    retained = _kept(rule, "retain", values)
+    S = retained + _kept(rule, "write", values)
     return o, {"S": S, **{name: values[name] for name in state if name != "S"}}
 
 
@@ -229,12 +230,28 @@ def _call(rule: Rule, slot: str, values: Values) -> Any:
     return rule.slots[slot](**{name: values[name] for name in names})
 
 
-def _keep(values: Values, returned: Any) -> Any:
-    """A slot returns its value, or its value and a dictionary of carried values."""
+def _kept(rule: Rule, slot: str, values: Values) -> Any:
+    """A slot returns its value, or its value and a dictionary of carried values, which are kept."""
+    returned = _call(rule, slot, values)
     if isinstance(returned, tuple):
+        _require_declared(rule, slot, returned[1], rule.carries)
         values.update(returned[1])
         return returned[0]
     return returned
+
+
+def _require_declared(rule: Rule, slot: str, returned: Any, declared: Collection[str]) -> None:
+    if not isinstance(returned, dict):
+        raise RuleError(
+            f"rule {rule.name}: slot `{slot}` returned two values, the second a {type(returned).__name__}; "
+            "expected its matrix, or its matrix and a dictionary of carried states by name"
+        )
+    unknown = [name for name in returned if name not in declared]
+    if unknown:
+        raise RuleError(
+            f"rule {rule.name}: slot `{slot}` returned `{unknown[0]}` as a state, which nobody declares; "
+            f"declare `{unknown[0]} = Carried()` at the top of the file, or return the matrix alone"
+        )
 
 
 def to_chunks(x: Tensor, size: int) -> Tensor:

@@ -303,7 +303,10 @@ def _problems(nodes: list[ast.AST], documentation: set[int]) -> Iterator[Problem
         elif isinstance(node, ast.Constant) and id(node) not in documentation:
             yield from _constant_problems(node)
         elif isinstance(node, ast.Expr) and not isinstance(node.value, (ast.Constant, ast.Call)):
-            yield node, "a line that computes and keeps nothing; remove it"
+            yield (
+                node,
+                "a line that computes and keeps nothing; put `return` or a name in front, or remove it",
+            )
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             yield node, "writing into a tensor or dictionary is not let through; use torch.where or torch.cat"
 
