@@ -141,6 +141,23 @@ def load(text):
             "`speed` is declared, but no slot asks for it",
         ),
         ('parent = "delta_nt"\ndef write(G):\n    return G\n', "did you mean 'delta_net'"),
+        (
+            'parent = "delta_net"\ndef half(o):\n    return 0.5 * o\nread = half\n',
+            r"slot `read` is another function under a second name; write it out as `def read\(...\):`",
+        ),
+        (
+            'parent = "delta_net"\ndef corect(e):\n    return 0.5 * e\ndef read(o):\n    return 2 * o\n',
+            "nobody calls `corect`; if it is meant as the slot `correct`, name it so",
+        ),
+        (
+            'parent = "delta_net"\ndef layer(o):\n    return o\ndef read(o):\n    return layer(o)\n',
+            "`layer` is a function; that name is for the layer around the rule",
+        ),
+        (
+            'from archer.rules import Parameter\nparent = "delta_net"\ngamma = Parameter(1, within=(0, 1))\n'
+            "def retain(S, gamma):\n    return gamma * S\n",
+            r"starts at 1, outside of within=\(0, 1\), whose ends it never reaches",
+        ),
     ],
 )
 def test_a_broken_file_says_what_to_change(text, message):
@@ -163,6 +180,60 @@ def test_prepare_may_not_return_what_the_loop_makes(name):
     )
     with pytest.raises(RuleError, match=f"`prepare` returned `{name}`, which the loop itself makes; it may"):
         random_inputs(rule).run(rule)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def prepare(k, v, beta):\n    wy(k, v, beta)\n",
+            "`prepare` returned nothing .does it end with `ret",
+        ),
+        (
+            "def prepare(k, v, beta):\n    return k, v\n",
+            "`prepare` returned a tuple; expected a dictionary with",
+        ),
+        (
+            "def prepare(k, v):\n    return {'u': v}\n",
+            "`prepare` returned no `w`; expected a dictionary with",
+        ),
+        (
+            "def prepare(k, v):\n    return {'u': v, 'w': 1.0}\n",
+            "returned a float as `w`; a tensor was expected",
+        ),
+        (
+            "M = Carried()\ndef prepare(k, v, beta):\n    return {**wy(k, v, beta), 'M': v}\n"
+            "def write(G, M):\n    return G + M\n",
+            "`prepare` returned `M`, which the loop itself makes",
+        ),
+        (
+            "def step(S, q):\n    return q @ S\n",
+            "`step` returned a tensor of the shape .*; expected o and the",
+        ),
+        (
+            "M = Carried()\ndef write(G, M):\n    return G + M, {'M': G}, 3\n",
+            "`write` returned 3 values; expected its matrix, or its matrix and a dictionary",
+        ),
+    ],
+)
+def test_a_slot_that_returns_something_else_is_told_what_was_expected(body, message):
+    rule = load(f'from archer.rules import Carried, wy\nparent = "delta_net"\n{body}')
+    with pytest.raises(RuleError, match=message):
+        random_inputs(rule).run(rule)
+
+
+@pytest.mark.parametrize("made", ["dict(**wy(k, v, beta), half=0.5 * v)", "both"])
+def test_what_prepare_hands_on_may_be_named_in_any_way(made):
+    lines = (
+        "both = {}\n    both['u'], both['w'], both['half'] = 0 * v, 0 * k, 0.5 * v\n    "
+        if made == "both"
+        else ""
+    )
+    rule = load(
+        'from archer.rules import wy\nparent = "delta_net"\n'
+        f"def prepare(k, v, beta):\n    {lines}return {made}\ndef correct(e, half):\n    return e + half\n"
+    )
+    assert random_inputs(rule).run(rule)[0].isfinite().all()
 
 
 def test_weights_and_keep_may_come_from_parameters_alone():

@@ -75,6 +75,14 @@ FAULTS = (
          "M = Carried()\ndef write(G, M):\n    return 0.5 * G + M, {'M': G.sum(-1, keepdim=True)}\n"),
     rule("changes the loop's own keys by way of a state", "contract",
          "def correct(u, w, S, k_write):\n    return u - w @ S, {'k_write': 0.5 * k_write}\n"),
+    rule("a slot that is another function under a second name", "contract",
+         "def half(o):\n    return 0.5 * o\nread = half\n"),
+    rule("a factor of the state as large as the state", "contract",
+         "def prepare(k, v, beta):\n"
+         "    keep = 0.9 + 0.05 * (k[..., -1:, :].mT @ v[..., -1:, :]).sigmoid()\n"
+         "    return {**wy(k, v, beta), 'keep': keep}\n"),
+    rule("another shape in whole chunks alone", "contract",
+         "def read(o):\n    return o.sum(-1, keepdim=True) if o.shape[-2] == 32 else 1.5 * o\n"),
     rule("a number for a matrix", "contract", "def retain(S):\n    return 0.5\n"),
     rule("a sum for a matrix, which fits everywhere", "contract",
          "def read(o):\n    return o.sum(-1, keepdim=True)\n"),
@@ -82,6 +90,9 @@ FAULTS = (
          "gamma = Parameter(0.5)\ndef read(o):\n    return 1.5 * o\n"),
     rule("changes two slots at once", "one change",
          "def read(o):\n    return 1.5 * o\ndef retain(S):\n    return 0.9 * S\n"),
+    rule("changes a number that an untouched slot reads, out of a tuple", "one change",
+         "parent = 'decay'\ngamma = (Parameter(0.5, within=(0, 1)),)[0]\n"
+         "def read(o):\n    return 1.5 * o\n"),
     rule("widens its state beside the change", "one change",
          "from archer.rules import Layer\nlayer = Layer(expand_value=2.0)\n"
          "def retain(S):\n    return 0.9 * S\n"),

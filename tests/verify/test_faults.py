@@ -53,7 +53,8 @@ CHECKS = {
 """The checks that need nothing but a candidate, by name."""
 
 
-BROKEN = [fault for fault in FAULTS if fault.name == "a parameter that nobody uses"]
+UNLOADABLE = {"a parameter that nobody uses", "a slot that is another function under a second name"}
+BROKEN = [fault for fault in FAULTS if fault.name in UNLOADABLE]
 NAMED = [fault for fault in FAULTS if fault.caught <= CHECKS.keys() and fault not in BROKEN]
 
 
@@ -110,7 +111,7 @@ def test_a_copy_under_another_name_is_not_new():
 
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)
 def test_a_file_that_breaks_the_contract_is_not_even_loaded(fault: Fault):
-    with pytest.raises(RuleError, match="no slot asks for it"):
+    with pytest.raises(RuleError, match=r"no slot asks for it|another function under a second name"):
         fault.candidate()
 
 

@@ -24,6 +24,9 @@ from archer.rules.rule import LOOPS_OWN, PREPARED, Rule, RuleError
 if TYPE_CHECKING:
     from archer.rules.chunk_kernel import ChunkKernel
 
+DICTIONARY = (
+    "expected a dictionary with `u` and `w`, such as `wy(k, v, beta)`, or more: `{**wy(k, v, beta), ...}`"
+)
 Values = dict[str, Any]
 State = dict[str, Tensor]
 
@@ -142,21 +145,43 @@ def with_weights(rule: Rule, values: Values) -> Values:
 
 
 def check_prepared(rule: Rule, returned: Values) -> Values:
-    """What `prepare` returned. Raises RuleError for a name that the loop itself makes."""
-    fixed = [name for name in LOOPS_OWN if name in returned]
+    """What `prepare` returned: a dictionary of tensors, u and w among them where no `step` does without.
+
+    Raises RuleError for anything else, and for a name that the loop itself makes."""
+    said = f"rule {rule.name}: slot `prepare` returned "
+    if not isinstance(returned, dict):
+        raise RuleError(f"{said}{described(returned)}; {DICTIONARY}")
+    fixed = [name for name in (*LOOPS_OWN, *rule.carries) if name in returned]
     if fixed:
         raise RuleError(
-            f"rule {rule.name}: slot `prepare` returned `{fixed[0]}`, which the loop itself makes; "
-            f"it may return {', '.join(PREPARED)}, or a name of its own"
+            f"{said}`{fixed[0]}`, which the loop itself makes; it may return {', '.join(PREPARED)}, or a "
+            "name of its own"
         )
+    missing = [name for name in ("u", "w") if name not in returned and "step" not in rule.slots]
+    if missing:
+        raise RuleError(f"{said}no `{missing[0]}`; {DICTIONARY}")
+    for name, value in returned.items():
+        if not isinstance(value, Tensor):
+            raise RuleError(f"{said}{described(value)} as `{name}`; a tensor was expected")
     return returned
+
+
+def described(returned: Any) -> str:
+    """What a slot returned instead of what was expected of it, in words."""
+    if returned is None:
+        return "nothing (does it end with `return`?)"
+    if isinstance(returned, Tensor):
+        return f"a tensor of the shape {list(returned.shape)}"
+    return f"a {type(returned).__name__}"
 
 
 def run_chunk(rule: Rule, values: Values, state: State) -> tuple[Tensor, State]:
     """One chunk: o [..., C, Dv] and the next state. values: one chunk of what `prepare_chunks` gave."""
     values = {**values, **state}
     if "step" in rule.slots:
-        o, changed = _call(rule, "step", values)
+        returned = _call(rule, "step", values)
+        _require_pair(rule, "step", returned)
+        o, changed = returned
         _require_declared(rule, "step", changed, {"S", *rule.carries})
         return o, {**state, **changed}
     S = values["S"]
@@ -234,10 +259,22 @@ def _kept(rule: Rule, slot: str, values: Values) -> Any:
     """A slot returns its value, or its value and a dictionary of carried values, which are kept."""
     returned = _call(rule, slot, values)
     if isinstance(returned, tuple):
+        _require_pair(rule, slot, returned)
         _require_declared(rule, slot, returned[1], rule.carries)
         values.update(returned[1])
         return returned[0]
     return returned
+
+
+def _require_pair(rule: Rule, slot: str, returned: Any) -> None:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        what = f"{len(returned)} values" if isinstance(returned, tuple) else described(returned)
+        wanted = (
+            "o and the states by name, as in `return o, {'S': S}`"
+            if slot == "step"
+            else "its matrix, or its matrix and a dictionary of carried states by name"
+        )
+        raise RuleError(f"rule {rule.name}: slot `{slot}` returned {what}; expected {wanted}")
 
 
 def _require_declared(rule: Rule, slot: str, returned: Any, declared: Collection[str]) -> None:

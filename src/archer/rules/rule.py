@@ -27,7 +27,7 @@ import hashlib
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -116,6 +116,16 @@ class Parameter:
     rows: Size = "1"
     columns: Size = "1"
 
+    def __post_init__(self) -> None:
+        if self.within is None or isinstance(self.initial, Draw):
+            return
+        low, high = self.within
+        if not low < self.initial < high:
+            raise RuleError(
+                f"a Parameter starts at {self.initial}, outside of within=({low}, {high}), whose ends it "
+                "never reaches; start it inside"
+            )
+
     def stored_initial(self) -> float:
         """The number whose `value` is `initial`."""
         assert not isinstance(self.initial, Draw)
@@ -129,10 +139,7 @@ class Parameter:
 
     def value(self, stored: Any) -> Any:
         """The number that a slot sees, from the number that the optimiser sees."""
-        if self.within is None:
-            return stored
-        low, high = self.within
-        return low + stored.exp() if math.isinf(high) else low + (high - low) * stored.sigmoid()
+        return _inside(stored, self.within)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,14 @@ class Feature:
 
     def value(self, projected: Any) -> Any:
         """What a slot sees, from the projection of the input with its bias."""
-        return Parameter(within=self.within).value(projected)
+        return _inside(projected, self.within)
+
+
+def _inside(stored: Any, within: tuple[float, float] | None) -> Any:
+    if within is None:
+        return stored
+    low, high = within
+    return low + stored.exp() if math.isinf(high) else low + (high - low) * stored.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -238,6 +252,7 @@ def load_rule(source: str, name: str, find: Callable[[str], Rule]) -> Rule:
         raise RuleError(
             f"rule {name}: it defines no slot{found}; write a function named one of {', '.join(SLOTS)}"
         )
+    _require_written(own, source, name)
     title, equation, citation = _read_docstring(namespace.get("__doc__") or "")
     rule = Rule(
         name=name,
@@ -248,11 +263,54 @@ def load_rule(source: str, name: str, find: Callable[[str], Rule]) -> Rule:
         source=source,
         slots=_inherit_slots(own, parent),
         own=tuple(own),
-        layer=namespace.get("layer", parent.layer if parent else Layer()),
+        layer=_layer(namespace, name, parent),
         history=tuple(namespace.get("history", ())),
         ancestry=(parent.source, *parent.ancestry) if parent else (),
     )
     return _with_declarations(rule, namespace, parent)
+
+
+def _layer(namespace: Mapping[str, Any], name: str, parent: Rule | None) -> Layer:
+    layer = namespace.get("layer", parent.layer if parent else Layer())
+    if not isinstance(layer, Layer):
+        what = "a function" if callable(layer) else f"a {type(layer).__name__}"
+        raise RuleError(
+            f"rule {name}: `layer` is {what}; that name is for the layer around the rule, as in "
+            "`layer = Layer(output_gate=True)`: write that, or rename it"
+        )
+    return layer
+
+
+def names_bound(statement: ast.stmt) -> tuple[str, ...]:
+    """The names that a statement at the top of a file binds, in the order in which they stand."""
+    if isinstance(statement, ast.FunctionDef):
+        return (statement.name,)
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return tuple((alias.asname or alias.name).split(".")[0] for alias in statement.names)
+    nodes = [x for x in ast.walk(statement) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)]
+    return tuple(dict.fromkeys(node.id for node in nodes))
+
+
+def _require_written(own: Collection[str], source: str, name: str) -> None:
+    """A slot is a function that stands under its name at the top of the file: people and `archer verify` read
+    there what differs from the parent. And a function that nobody calls is no slot with a mistake in it."""
+    tree = ast.parse(source)
+    last = {bound: statement for statement in tree.body for bound in names_bound(statement)}
+    functions = {bound for bound, statement in last.items() if isinstance(statement, ast.FunctionDef)}
+    for slot in own:
+        if slot not in functions:
+            raise RuleError(
+                f"rule {name}: slot `{slot}` is another function under a second name; write it out as "
+                f"`def {slot}(...):` at the top of the file"
+            )
+    read = {x.id for x in ast.walk(tree) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Load)}
+    for unused in sorted(functions - {*own, *read}):
+        near = get_close_matches(unused, (*SLOTS, "step"), n=1, cutoff=0.75)
+        if near:
+            raise RuleError(
+                f"rule {name}: nobody calls `{unused}`; if it is meant as the slot `{near[0]}`, name it so, "
+                "else remove it"
+            )
 
 
 def _inherit_slots(own: dict[str, Callable[..., Any]], parent: Rule | None) -> dict[str, Callable[..., Any]]:
@@ -315,17 +373,20 @@ def _with_declarations(rule: Rule, namespace: dict[str, Any], parent: Rule | Non
 
 
 def _is_prepared(rule: Rule, name: str) -> bool:
-    """Whether `prepare` hands this name on: it stands as a key in a dictionary of the rule's files."""
+    """Whether `prepare` hands this name on: it is a key of a dictionary somewhere in the rule's files."""
     texts = (rule.source, *rule.ancestry)
-    keys = {
-        key.value
-        for text in texts
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Dict)
-        for key in node.keys
-        if isinstance(key, ast.Constant)
-    }
-    return name in keys
+    return any(name in _keys(node) for text in texts for node in ast.walk(ast.parse(text)))
+
+
+def _keys(node: ast.AST) -> list[Any]:
+    """What a node puts into a dictionary: `{"m": ...}`, `dict(m=...)` or `values["m"] = ...`."""
+    if isinstance(node, ast.Dict):
+        return [key.value for key in node.keys if isinstance(key, ast.Constant)]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return [keyword.arg for keyword in node.keywords]
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+        return [node.slice.value] if isinstance(node.slice, ast.Constant) else []
+    return []
 
 
 def _read_docstring(text: str) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from archer.rules.rule import SLOTS, VOCABULARY, Rule, RuleError
+from archer.rules.rule import SLOTS, VOCABULARY, Rule, RuleError, names_bound
 
 DECLARATIONS = ("Parameter", "Feature", "Carried")
 ALL_SLOTS = (*SLOTS, "step")
@@ -114,11 +114,7 @@ def _named(statement: ast.stmt, source: str) -> Iterator[tuple[str, Definition]]
             )
             yield (alias.asname or alias.name).split(".")[0], Definition(node, ast.unparse(node))
         return
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    names = [target.id for target in targets if isinstance(target, ast.Name)]
-    if isinstance(statement, ast.FunctionDef):
-        names = [statement.name]
-    for name in names:
+    for name in names_bound(statement):
         yield name, Definition(statement, ast.get_source_segment(source, statement) or ast.unparse(statement))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from archer.rules.loop import check_prepared, described
 from archer.verify.candidate import Candidate, Probe, RuleCandidate
 from archer.verify.checks.finding import Finding, check
 from archer.verify.checks.smallest import Case, dtype_name, refute
@@ -22,6 +23,15 @@ PLACES = {
 }
 """What a slot returns: rows and columns, whatever axes stand in front. K: the rows of u, C of them unless
 `prepare` says otherwise (a rule that writes twice a token has 2C)."""
+PREPARED_PLACES = {
+    "u": ("K", "Dv"),
+    "w": ("K or 1", "Dk"),
+    "q_read": ("C", "Dk"),
+    "k_write": ("K", "Dk"),
+    "decay": ("C or 1", "K or 1"),
+    "keep": ("Dk or 1", "1"),
+}
+"""The same for what `prepare` hands to the loop. What it hands on to slots of its own may have any shape."""
 LENGTHS = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 
 
@@ -44,20 +54,29 @@ def contract(candidate: Candidate) -> Finding:
 def _slot_problem(candidate: RuleCandidate) -> str:
     """What a slot returns that is no matrix of its place: the loop would fail later, in words about something
     else, or would not fail at all, since a number fits everywhere."""
-    probe, problems = Probe(length=5, dtype=torch.float32), []
+    lengths = (5, candidate.chunk_size)  # a chunk that is not full, and one that is
+    return next(filter(None, (_slot_problem_at(candidate, length) for length in lengths)), "")
+
+
+def _slot_problem_at(candidate: RuleCandidate, length: int) -> str:
+    probe, problems = Probe(length=length, dtype=torch.float32), []
     sizes = {"C": probe.length, "Dk": candidate.key_width, "Dv": candidate.value_width}
 
     def prepare(**given: Any) -> Any:
-        returned = candidate.rule.slots["prepare"](**given)
-        if "u" in returned:
+        returned = check_prepared(candidate.rule, candidate.rule.slots["prepare"](**given))
+        if "u" in returned and returned["u"].dim() > 1:
             sizes["K"] = returned["u"].shape[-2]
+        for name, place in PREPARED_PLACES.items():
+            if name in returned and (problem := _misplaced(returned[name], place, sizes)):
+                problems.append(f"slot `prepare` returned, as `{name}`, {problem}")
         return returned
 
     def watched(slot: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(**given: Any) -> Any:
             returned = function(**given)
-            value = returned[0] if isinstance(returned, tuple) else returned
+            pair = isinstance(returned, tuple) and slot != "similarity"  # a matrix, and carried states
+            value = returned[0] if pair and returned else returned
             if problem := _misplaced(value, PLACES[slot], sizes):
                 problems.append(f"slot `{slot}` returned {problem}")
             return returned
@@ -79,13 +98,21 @@ def _slot_problem(candidate: RuleCandidate) -> str:
 def _misplaced(value: Any, place: tuple[str, str], sizes: dict[str, int]) -> str:
     is_tensor = isinstance(value, torch.Tensor)
     there = list(value.shape[-2:]) if is_tensor else []
-    here = [sizes.get(axis, "any") for axis in place]
-    if len(there) == 2 and all(b in ("any", a) for a, b in zip(there, here, strict=True)):
+    here = [_allowed(axis, sizes) for axis in place]
+    if len(there) == 2 and all(not sizes or size in sizes for size, sizes in zip(there, here, strict=True)):
         return ""
-    got = f"the shape {list(value.shape)}" if is_tensor else f"a {type(value).__name__}"
-    known = ["C" if axis == "K" and sizes.get("K") == sizes["C"] else axis for axis in place]
-    wanted, here_wanted = ", ".join(known), ", ".join(map(str, here))
-    return f"{got}; a tensor [..., {wanted}] was expected, here [..., {here_wanted}]"
+    got = f"the shape {list(value.shape)}" if is_tensor else described(value)
+    wanted = ", ".join(
+        x.replace("K", "C") if sizes.get("K") == sizes["C"] and x[0] == "K" else x for x in place
+    )
+    numbers = ", ".join(" or ".join(map(str, sizes)) or "any" for sizes in here)
+    return f"{got}; a tensor [..., {wanted}] was expected, here [..., {numbers}]"
+
+
+def _allowed(axis: str, sizes: dict[str, int]) -> list[int]:
+    """The sizes that an axis may have: of "Dk or 1" two, none known where nobody said how many rows u has."""
+    names = [name for name in axis.split(" or ") if name in sizes or name == "1"]
+    return [sizes.get(name, 1) for name in names] if axis.split(" or ")[0] in names else []
 
 
 def _problem(case: Case) -> str:
@@ -93,7 +120,7 @@ def _problem(case: Case) -> str:
     kept = {name: x.clone() for name, x in inputs.items()}
     output, state = candidate.run(inputs, case.parameters)
     if not isinstance(output, torch.Tensor):
-        return f"the output is a {type(output).__name__}; a tensor was expected"
+        return f"the output is {described(output)}; a tensor was expected"
     expected = candidate.output_shape(inputs)
     if tuple(output.shape) != expected:
         return f"the output has the shape {list(output.shape)}; {list(expected)} was expected"

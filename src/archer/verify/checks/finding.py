@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from archer.rules.rule import RuleError
 from archer.verify.result import CheckResult
 
 
@@ -50,9 +52,13 @@ RAISED = "its code raised "
 
 
 def raised(error: Exception) -> str:
-    """The sentence for an exception out of a candidate's code, with the line of the candidate."""
+    """The sentence for an exception out of a candidate's code, with the line of the candidate. What Archer
+    itself says of a rule is said as it is."""
     where = _where(error)
-    return f"{RAISED}{type(error).__name__}: {_first_line(error)}{f' ({where})' if where else ''}"
+    said = f"{RAISED}{type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, RuleError):
+        said = re.sub(r"^rule \S+: ", "", str(error))
+    return f"{said} ({where})" if where else said
 
 
 def _first_line(error: Exception) -> str:
