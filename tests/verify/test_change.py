@@ -6,6 +6,7 @@ import pytest
 
 from archer.rules import get_rule, load_rule
 from archer.verify.checks.change import changed_slots, one_change
+from archer.verify.verification import verify_rule
 
 READ = "def read(o):\n    return 1.5 * o\n"
 
@@ -53,3 +54,10 @@ def test_another_layer_is_said_with_what_it_was():
     parent = get_rule("delta_net")
     wider = rule(f'parent = "delta_net"\nfrom archer.rules import Layer\nlayer = Layer(heads=2)\n{READ}')
     assert "(read, layer.heads None → 2)" in one_change.run(wider, parent, False).message
+
+
+def test_a_parent_that_nobody_knows_is_told_where_a_file_of_ones_own_would_go():
+    found = verify_rule('parent = "softmx"\ndef read(o):\n    return 2 * o\n', "mine")
+    assert not found.passed
+    assert "did you mean 'softmax'" in found.checks[-1].message
+    assert "accepted by the project first (archer try)" in found.checks[-1].message

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from archer.errors import UserError
+from archer.errors import UserError, unknown
 from archer.rules import BASE, Rule, get_rule, load_rule, rule_names
 from archer.verify.language import Refused, check_language, check_name
 from archer.verify.result import CheckResult, Verification
@@ -63,6 +63,11 @@ class Finder:
     def __call__(self, name: str) -> Rule:
         """The rule of that name. Raises UserError with the nearest names."""
         if name not in self.texts:
+            if "+" not in name and name not in rule_names():
+                problem = unknown("rule", name, (*rule_names(), *self.texts))
+                raise UserError(
+                    f"{problem}; a rule in a file of its own is accepted by the project first (archer try)"
+                )
             return get_rule(name)
         if name not in self._loaded:
             self._loaded[name] = load_rule(self.texts[name], name, self)
