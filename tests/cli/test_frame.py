@@ -183,6 +183,20 @@ def test_a_piped_line_of_progress_is_not_broken() -> None:
     assert [len(line.split()) for line in ended.stderr.splitlines()] == [63, 60]
 
 
+def test_names_out_of_a_training_are_no_markup() -> None:
+    """A module is named by its author, and the lines of a training name it."""
+    ended = probe("""
+        from archer.cli.progress import LiveWatcher
+        with LiveWatcher() as watcher:
+            watcher.training(1, 0)
+            watcher.event({"event": "fleet", "device": "cpu", "subject": "[/x]", "settings": ["[/y]"],
+                           "members": 1, "epochs": 1, "parameters": 1, "ages": {}})
+            watcher.event({"event": "epoch", "device": "cpu", "epoch": 1, "ages": {}, "best": {"[/z]": 0.5}})
+            watcher.bars.refresh()
+    """)
+    assert (ended.returncode, ended.stderr.count("Error")) == (0, 0)
+
+
 def test_json_has_no_nan() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         print_json({"score": float("nan")})

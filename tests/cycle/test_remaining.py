@@ -61,6 +61,15 @@ def test_a_process_that_begins_again_from_a_checkpoint_gains_nothing_at_first():
     assert remaining.after(told(**{run.key: 1})) == pytest.approx(9 * 8)
 
 
+def test_less_than_a_token_is_no_pace():
+    run = tiny_runs(1, epochs=10)[0]
+    clock = Clock()
+    remaining = Remaining([run], clock)
+    remaining.after(told(**{run.key: 0}))
+    clock.now += 1
+    assert remaining.after(told(**{run.key: 1e-310})) is None
+
+
 @pytest.mark.parametrize("age", ["3", None, -1, 11, float("nan"), float("inf"), [1]])
 def test_what_is_no_age_is_not_heard(age: object):
     run = tiny_runs(1, epochs=10)[0]

@@ -172,6 +172,8 @@ EPOCH = {"event": "epoch", "epoch": 1.0, "ages": {"key": 1.0}, "best": {"Memoriz
         json.dumps({**EPOCH, "epoch": None}),
         json.dumps({**EPOCH, "best": {"Memorize": "0.5"}}),
         json.dumps({**EPOCH, "ages": {"key": float("nan")}}),
+        json.dumps({**EPOCH, "epoch": 10**400}),
+        "[" * 100_000,
         json.dumps({"event": "unsaved", "message": {}}),
         json.dumps({"event": ["fleet"]}),
         json.dumps(["fleet"]),

@@ -160,6 +160,22 @@ def test_a_race_that_is_left_at_every_step_ends_as_it_would_have(tmp_path: Path)
     assert found == {k: replace(o, wall_seconds=found[k].wall_seconds) for k, o in raced(runs).items()}
 
 
+@pytest.mark.parametrize(("stops", "largest"), [(3, 5), (6, 7), (17, 5)])
+def test_a_race_taken_up_where_fewer_fit_ends_as_it_would_have(
+    stops: int, largest: int, tmp_path: Path
+) -> None:
+    """Whoever waits is dropped at the same age as in the fleet, by the same comparisons."""
+    runs, found = grid(), {}
+    steps = {"checkpoints": tmp_path, "stop_after_seconds": 1e-9, "checkpoint_seconds": 0.0}
+    for _ in range(stops):  # an epoch has four steps
+        found |= raced([run for run in runs if run.key not in found], **steps)
+    left = [run for run in runs if run.key not in found]
+    found |= raced(left, checkpoints=tmp_path, largest=largest)
+    assert {k: (o.status, results(o)) for k, o in found.items()} == {
+        k: (o.status, results(o)) for k, o in raced(runs).items()
+    }
+
+
 @pytest.mark.slow
 def test_a_race_that_is_killed_ends_as_it_would_have(tmp_path: Path) -> None:
     """Killed after each few lines but those within an epoch: who left is remembered in the checkpoint."""

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.fleet.test_fleet import results
 from tests.fleet.tiny import load, tiny_runs, training_process
 
+from archer.fleet import checkpoint
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from archer.fleet.fleet import Fleet
 from archer.fleet.run import Outcome, Run
@@ -63,6 +66,41 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
     state = read_checkpoint(path)
     assert state is not None
     assert torch.equal(state["weights"], torch.arange(1000))
+
+
+def test_a_checkpoint_of_later_code_is_begun_afresh(tmp_path: Path) -> None:
+    """What it holds may decide the result: it is not for this code to leave out."""
+    path = tmp_path / "state.pt"
+    write_checkpoint(path, {"epoch": 1})
+    assert read_checkpoint(path) == {"epoch": 1}
+    with patch.object(checkpoint, "FORMAT", checkpoint.FORMAT + 1):
+        write_checkpoint(path, {"epoch": 2})
+    assert read_checkpoint(path) is None
+
+
+def test_what_a_kill_left_of_a_write_goes_with_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    (tmp_path / "state.123.tmp").write_bytes(b"half")
+    (tmp_path / "other.123.tmp").write_bytes(b"half")
+    write_checkpoint(path, {"epoch": 1})
+    assert {p.name for p in tmp_path.iterdir()} == {"state.pt", "other.123.tmp"}
+
+
+def test_where_the_disk_is_full_it_is_said_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    runs = tiny_runs(2, epochs=2)
+    said: list[dict[str, Any]] = []
+    wanted = sorted(map(results, train(runs, load=load)))
+    monkeypatch.setattr(os, "fsync", full)
+    options = Options(checkpoints=tmp_path, checkpoint_seconds=0.0)
+    assert sorted(map(results, train(runs, options, load=load, report=said.append))) == wanted
+    assert {e["message"] for e in said if e["event"] == "unsaved"} == {
+        "no checkpoint: No space left on device"
+    }
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +189,8 @@ def test_taken_up_again_where_fewer_fit_the_others_wait(
         sizes.add(self.size)
         plain(self, pause)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Fleet, "run_epoch", seen)
+    with monkeypatch.context() as patched:
+        patched.setattr(Fleet, "run_epoch", seen)
         rest = sorted(map(results, train(runs, Options(checkpoints=tmp_path, largest=2), load=load)))
     assert rest == sorted(map(results, train(runs, load=load)))
     assert max(sizes) == 2
@@ -173,3 +211,32 @@ def test_the_budget_leaves_the_rest_for_later(stopped: Options, tmp_path: Path) 
     rest = sorted(map(results, train(runs, Options(checkpoints=tmp_path), load=load)))
     assert rest == sorted(map(results, train(runs, load=load)))
     assert not checkpoint_path(tmp_path, runs[0]).exists()
+
+
+def test_who_begins_beside_members_that_wait_for_their_evaluation_has_not_diverged(tmp_path: Path) -> None:
+    """Three of five go on where two fit: one that waited ends its epoch, and a new one begins with it."""
+    runs = tiny_runs(5, rates=(1e-3,))
+    stop = Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=0.0, largest=3)
+    assert list(train(runs, stop, load=load)) == []
+    found = {o.key: o.curve for o in train(runs, Options(checkpoints=tmp_path, largest=2), load=load)}
+    assert found == {o.key: o.curve for o in train(runs, load=load)}
+
+
+def test_who_waits_has_an_age_too(tmp_path: Path) -> None:
+    """Else the time left would be told as if they had not begun."""
+    runs = tiny_runs(5)
+    said: list[dict[str, Any]] = []
+    stop = Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=0.0)
+    assert list(train(runs, stop, load=load)) == []
+    list(train(runs, replace(stop, largest=2), load=load, report=said.append))
+    first = next(event for event in said if event["event"] == "fleet")
+    assert first["members"] == 2
+    assert first["ages"] == {run.key: 0.25 for run in runs}
+
+
+def test_members_at_different_steps_heed_the_budget(tmp_path: Path) -> None:
+    runs = tiny_runs(4)
+    stop = Options(checkpoints=tmp_path, stop_after_seconds=1e-9, checkpoint_seconds=0.0)
+    for largest in (None, 2, None):
+        assert list(train(runs, replace(stop, largest=largest), load=load)) == []
+    assert ages(tmp_path, runs) == {(0, 3), (0, 1)}

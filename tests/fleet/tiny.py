@@ -47,7 +47,8 @@ def load(setting: Setting, seed: int, split: str) -> Examples:
 def training_process(
     folder: Path, *plans: list[Run], device: str = "cpu", **options: Any
 ) -> subprocess.Popen[str]:
-    """A real training process that is told these plans, with a checkpoint after every epoch."""
+    """A real training process that is told these plans, with a checkpoint after every step (on a GPU, every
+    epoch)."""
     here = {"device": device, "checkpoints": str(folder / "checkpoints"), "checkpoint_seconds": 0.0}
     path = folder / "plans.jsonl"
     orders = ({**runs_to_json(runs), "options": {**here, **options}, "data_dir": None} for runs in plans)

@@ -39,10 +39,11 @@ class LiveWatcher(Watcher, AbstractContextManager["LiveWatcher"]):
         whole = Column(no_wrap=True)
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # gives way first where the line is short
         self.bars = Progress(
-            TextColumn("  {task.description}", table_column=whole), BarColumn(12, table_column=whole),
-            MofNCompleteColumn(table_column=whole), TimeElapsedColumn(table_column=whole),
-            TextColumn("{task.fields[seen]}", style="dim", table_column=rest), console=self.console,
-            transient=True, expand=True,
+            TextColumn("  {task.description}", markup=False, table_column=whole),
+            BarColumn(12, table_column=whole), MofNCompleteColumn(table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TextColumn("{task.fields[seen]}", style="dim", markup=False, table_column=rest),
+            console=self.console, transient=True, expand=True,
         )  # fmt: skip
         self.runs: Any = None
         self.fleets: dict[str, Any] = {}

@@ -36,7 +36,7 @@ class Remaining:
         left = sum(
             run.epoch_tokens * (run.recipe.epochs - self.ages.get(key, 0)) for key, run in self.runs.items()
         )
-        return max(0.0, left * (self.clock() - self.began) / self.trained) if self.trained > 0 else None
+        return max(0.0, left * (self.clock() - self.began) / self.trained) if self.trained >= 1 else None
 
     def is_over(self, key: str) -> None:
         """This run takes no more time."""

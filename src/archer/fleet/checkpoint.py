@@ -10,6 +10,9 @@ from typing import Any
 
 from archer.fleet.run import Run
 
+FORMAT = 2
+"""Counts up where a state holds what earlier code does not know (1: before epochs could be left)."""
+
 
 def checkpoint_path(folder: Path, run: Run) -> Path:
     """Where the fleet of this run's group keeps its state."""
@@ -22,8 +25,10 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    for torn in path.parent.glob(f"{path.stem}.*.tmp"):  # of a process that was killed while it wrote
+        torn.unlink(missing_ok=True)
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({**state, "format": FORMAT}, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).digest()
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -38,7 +43,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state in the file; None where there is no file or it is not whole (it is then started afresh)."""
+    """The state in the file; None where there is no file, where it is not whole, and where later code wrote
+    it (the training is then started afresh)."""
     import torch
 
     try:
@@ -47,4 +53,5 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         return None
-    return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+    return state if state.pop("format", 1) <= FORMAT else None

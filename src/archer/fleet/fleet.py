@@ -212,10 +212,12 @@ class Fleet:
 
     def _with_point(self, m: Member, seen: tuple[float, ...], share: float) -> Member:
         """A member with what was seen: validation loss and accuracy, test loss and accuracy."""
+        if not owes_a_point(m):  # it came along: one that never trained has no loss yet
+            return replace(m, wall_seconds=m.wall_seconds + share)
         v_loss, v_acc, t_loss, t_acc = seen
         alive = all(abs(x) < float("inf") for x in (m.train_loss, v_loss, t_loss))
         point = Evaluation(m.epoch, m.train_loss, v_loss, v_acc, t_loss, t_acc)
-        curve = (*m.curve, point) if alive and owes_a_point(m) else m.curve
+        curve = (*m.curve, point) if alive else m.curve
         return replace(m, alive=alive, curve=curve, wall_seconds=m.wall_seconds + share)
 
     @torch.no_grad()
@@ -349,13 +351,18 @@ def restored(
     region: Region | None = None,
 ) -> Fleet:  # fmt: skip
     """A fleet as `state` left it; runs: those of its members, and maybe others."""
-    by_key = {run.key: run for run in runs}
-    members = []
+    members = members_of(state, runs)
+    weights = Weights(model.specs, **{n: t.to(device, copy=True) for n, t in state["weights"].items()})
+    return Fleet(model, members, weights, load_splits([m.run for m in members], load, device), device, region)
+
+
+def members_of(state: dict[str, Any], runs: Sequence[Run]) -> list[Member]:
+    """The members of a fleet as `state` left it."""
+    by_key, members = {run.key: run for run in runs}, []
     for saved in map(dict, state["members"]):
         run, curve = by_key[saved.pop("key")], tuple(Evaluation(**point) for point in saved.pop("curve"))
         members.append(Member(run, curve=curve, **saved))
-    weights = Weights(model.specs, **{n: t.to(device, copy=True) for n, t in state["weights"].items()})
-    return Fleet(model, members, weights, load_splits([m.run for m in members], load, device), device, region)
+    return members
 
 
 def owes_a_point(member: Member) -> bool:

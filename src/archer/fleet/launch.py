@@ -230,7 +230,7 @@ class _Place:
                     self.messages.put((self.index, outcome))
                 elif kind != "ready":
                     event = event_from_json(event)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 process.kill()
                 return False, f"the training process wrote something that is no result: {error}"
             if kind == "done":

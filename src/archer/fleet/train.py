@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,21 @@ import torch
 from archer.fleet.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from archer.fleet.compile import Trouble, compiler, forget_what_is_compiled, trouble_of
 from archer.fleet.data import Load
-from archer.fleet.fleet import Fleet, load_splits, restored
+from archer.fleet.fleet import (
+    Fleet,
+    Member,
+    device_name,
+    load_splits,
+    members_of,
+    outcome,
+    owes_a_point,
+    restored,
+)
 from archer.fleet.groups import grouped
 from archer.fleet.memory import capacity
 from archer.fleet.modules import AloneMixer, for_device
 from archer.fleet.race import Race, Racer, Track, starters, together
-from archer.fleet.run import Evaluation, Outcome, Run
+from archer.fleet.run import Outcome, Run
 from archer.fleet.state import Weights
 from archer.fleet.subjects import build_mixer
 from archer.mad.store import load as load_examples
@@ -181,9 +189,8 @@ class _Packing:
         self.room = 1 if self.alone else self.options.largest or self._capacity()
         state = _of(state, {run.key for run in self.runs}) if state else None
         if state:
-            now, self.parked = _split(state, self.room)
             begun = {member["key"] for member in state["members"]}
-            fleet = self._restored(now)
+            fleet = self._back(state, self._first(state, self.room))
             return fleet, deque(run for run in self.runs if run.key not in begun)
         count = self._starters(self.runs, self.room)
         fleet = Fleet.start(self.model, self.runs[:count], self.load, self.device, self.region)
@@ -212,30 +219,42 @@ class _Packing:
         fleet.drop(lost)
         unstarted = [run for run in self.waiting if run.key in lost]
         self.waiting = deque(run for run in self.waiting if run.key not in lost)
+        began = [replace(m, dropped=lost[m.run.key]) for m in self._parked_losers(lost)]
         return [
-            Outcome(run.key, "dropped", None, None, None, 0, (), self.model.parameters, 0.0,
-                    str(self.device), lost[run.key])
-            for run in unstarted
+            *(outcome(m, self.model.parameters, device_name(self.device)) for m in began),
+            *(outcome(Member(run, dropped=lost[run.key]), self.model.parameters, str(self.device))
+              for run in unstarted),
         ]  # fmt: skip
+
+    def _parked_losers(self, lost: Mapping[str, str]) -> list[Member]:
+        """Takes out the parked members that lost. Who was not evaluated at its age yet is not judged yet."""
+        members = self._members(self.parked)
+        gone = [m for m in members if m.run.key in lost and not owes_a_point(m)]
+        if gone and self.parked:
+            left = {m.run.key for m in members} - {m.run.key for m in gone}
+            self.parked = _of(self.parked, left)
+        return gone
+
+    def _members(self, state: State | None) -> list[Member]:
+        return members_of(state, self.runs) if state else []
 
     def _racers(self, track: Track, fleet: Fleet) -> list[Racer]:
         """Everybody who is not over: in the fleet, parked, waiting."""
-        parked = self.parked["members"] if self.parked else ()
         return [
             *(track.racer(m.run.key, m.epoch, m.curve, not fleet.is_over(m)) for m in fleet.members),
-            *(track.racer(m["key"], m["epoch"], tuple(Evaluation(**p) for p in m["curve"])) for m in parked),
+            *(track.racer(m.run.key, m.epoch, m.curve) for m in self._members(self.parked)),
             *(track.racer(run.key) for run in self.waiting),
         ]
 
     def _refill(self, fleet: Fleet) -> Fleet:
         """Parked members first, then waiting runs, into the free places."""
         free = self.room - fleet.size
-        if free > 0 and self.parked:
+        if free > 0 and self.parked and (first := self._first(self.parked, free)):
             fleet.forget_recordings()
-            now, self.parked = _split(self.parked, free)
-            back = self._restored(now)
-            while back.under_way:
-                back.run_epoch()
+            back = self._back(self.parked, first)
+            if back.under_way:  # these end their epoch first, and the others wait for that
+                self.parked = _merge(self.parked, fleet.state() if fleet.size else None)
+                return back
             fleet, free = self._joined(fleet, back), free - back.size
         count = self._starters(self.waiting, free) if free > 0 else 0
         if count:
@@ -245,17 +264,20 @@ class _Packing:
             self._announce(fleet)
         return fleet
 
-    def _restored(self, state: State) -> Fleet:
-        """A fleet in this state. Where members are at different steps of an epoch, they first end it."""
-        steps = [member.get("steps", 0) for member in state["members"]]
-        if len(set(steps)) == 1:
-            return restored(self.model, self.runs, state, self.load, self.device, self.region)
-        parts = [_rows(state, [i for i, own in enumerate(steps) if own == one]) for one in sorted(set(steps))]
-        fleets = [self._restored(part) for part in parts if part]
-        for fleet in fleets:
-            while fleet.under_way:
-                fleet.run_epoch()
-        return reduce(self._joined, fleets)
+    def _first(self, state: State, free: int) -> list[int]:
+        """Which members of a state go on together where so many places are free: of those that are at the
+        same step of an epoch as the first, whole places where they race."""
+        members, order = self._members(state), {run.key: i for i, run in enumerate(self.runs)}
+        alike = [i for i, m in enumerate(members) if m.steps == members[0].steps]
+        alike.sort(key=lambda i: order[members[i].run.key])
+        return alike[: self._starters([members[i].run for i in alike], free)]
+
+    def _back(self, state: State, first: Sequence[int]) -> Fleet:
+        """A fleet of these members of a state; the others are parked."""
+        self.parked = _rows(state, [i for i in range(len(state["members"])) if i not in first])
+        now = _rows(state, first)
+        assert now
+        return restored(self.model, self.runs, now, self.load, self.device, self.region)
 
     def _joined(self, fleet: Fleet, other: Fleet) -> Fleet:
         members = [*fleet.members, *other.members]
@@ -344,7 +366,7 @@ class _Packing:
         self.report(
             {"event": "fleet", "subject": run.subject.name, "settings": settings, "members": fleet.size,
              "waiting": len(self.waiting), "epochs": run.recipe.epochs, "parameters": self.model.parameters,
-             "ages": _ages(fleet)}
+             "ages": _ages([*fleet.members, *self._members(self.parked)], fleet.steps_per_epoch)}
         )  # fmt: skip
 
     def _tell(self, fleet: Fleet) -> None:
@@ -353,7 +375,7 @@ class _Packing:
             if member.curve:
                 tasks.setdefault(member.run.setting.task, []).append(member.curve[-1].validation_accuracy)
         best = {task: max(values) for task, values in tasks.items()}
-        ages = _ages(fleet)
+        ages = _ages(fleet.members, fleet.steps_per_epoch)
         run = fleet.members[0].run
         self.report(
             {"event": "steps" if fleet.under_way else "epoch", "subject": run.subject.name, "ages": ages,
@@ -361,9 +383,9 @@ class _Packing:
         )  # fmt: skip
 
 
-def _ages(fleet: Fleet) -> dict[str, float]:
+def _ages(members: Sequence[Member], steps_per_epoch: int) -> dict[str, float]:
     """How many epochs old every member is."""
-    return {m.run.key: m.epoch + m.steps / fleet.steps_per_epoch for m in fleet.members}
+    return {m.run.key: m.epoch + m.steps / steps_per_epoch for m in members}
 
 
 def _advance(fleet: Fleet, pause: Callable[[], bool] | None) -> Trouble | None:
