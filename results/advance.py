@@ -4,7 +4,9 @@
     python -m archer.fleet.launch plan.json outcomes.jsonl         # on any number of GPUs
     python results/advance.py absorb outcomes.jsonl plan.json      # back here, into results/<preset>.csv
 
-`plan` asks for what results/<preset>.csv lacks. The state is the CSV files; a piece may end anywhere.
+`plan` asks for what results/<preset>.csv lacks. The state is the CSV files; a piece may end anywhere. A table
+has one version of each rule: runs of a newer one wait in results/waiting/ until they are as many, and then take
+the place of the older one's, which git keeps.
 Make the plan at the revision that trains it: the plan says which that is.
 `archer.fleet.launch` needs torch and numpy only (PYTHONPATH=src). It starts `--processes` training processes
 on each GPU that the plan names ("cuda": all), stops after the plan's seconds or its own `--seconds`, keeps
@@ -17,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,14 +31,31 @@ from archer.errors import UserError
 from archer.fleet.race import Race
 from archer.fleet.wire import outcome_from_json, runs_from_json, runs_to_json
 from archer.ledger import read_runs, write_runs
+from archer.ledger.records import RunRecord
 
 HERE = Path(__file__).parent
 
 
-def known(preset: str) -> dict[str, object]:
-    """Records that are in the table already, by key."""
-    path = HERE / f"{preset}.csv"
-    return {record.key: record for record in read_runs(path)} if path.exists() else {}
+def files(preset: str) -> tuple[Path, Path]:
+    """The table of a preset, and what waits beside it."""
+    return HERE / f"{preset}.csv", HERE / "waiting" / f"{preset}.csv"
+
+
+def known(preset: str) -> dict[str, RunRecord]:
+    """Records that there are already, by key."""
+    return {record.key: record for path in files(preset) if path.exists() for record in read_runs(path)}
+
+
+def divided(records: Collection[RunRecord]) -> tuple[list[RunRecord], list[RunRecord]]:
+    """What belongs into the table, and what waits: of each rule the version with results in the most places
+    (a setting and seed) is shown, of equals the one that was trained last; only a later one waits."""
+    places = {(r.rule_hash, r.setting, r.seed) for r in records if r.status == "finished"}
+    measured = Counter(version for version, _, _ in places)
+    in_time = sorted(records, key=lambda record: record.finished_at)
+    shown = {r.rule: r.rule_hash for r in sorted(in_time, key=lambda r: measured[r.rule_hash])}
+    last = {r.rule: r.rule_hash for r in in_time}
+    table = [r for r in records if r.rule_hash == shown[r.rule]]
+    return table, [r for r in records if r.rule_hash == last[r.rule] != shown[r.rule]]
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -86,8 +107,13 @@ def absorb(arguments: argparse.Namespace) -> None:
             record = run_record(runs[outcome.key], outcome, given["preset"])
             device, trained = arguments.device or record.device, given.get("revision", record.revision)
             records[outcome.key] = replace(record, device=device, revision=trained)
-    write_runs(HERE / f"{given['preset']}.csv", records.values())  # type: ignore[arg-type]
-    print(f"{len(records)} runs in results/{given['preset']}.csv")
+    for path, rows in zip(files(given["preset"]), divided(records.values()), strict=True):
+        if rows:
+            path.parent.mkdir(exist_ok=True)
+            write_runs(path, rows)
+        else:
+            path.unlink(missing_ok=True)
+        print(f"{len(rows)} runs in results/{path.relative_to(HERE)}")
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,26 +135,23 @@ def read_tables(folder: Path) -> dict[str, Table]:
 
 
 def read_table(path: Path) -> Table:
-    """Of each rule one version, in the settings of the preset: that with results in the most places there, and
-    of equals the one that was trained last (an edited rule is another rule under the same name)."""
+    """Of each rule the version that was trained last (an edited rule is another rule under the same name),
+    in the settings of the preset."""
     with table_ledger(path) as ledger:
         return _table_of(path, ledger, ledger.runs())
 
 
 def _table_of(path: Path, ledger: Ledger, runs: Sequence[RunRecord]) -> Table:
-    name, strange = path.stem, {run.preset for run in runs} - {path.stem}
-    if strange:
-        raise UserError(f"{path}: runs of {', '.join(sorted(strange))}; expected those of {name} alone")
+    name, others = path.stem, {run.preset for run in runs} - {path.stem}
+    if others:
+        raise UserError(f"{path}: runs of {', '.join(sorted(others))}; expected those of {name} alone")
+    last = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
     settings = {setting.name for setting in PRESETS[name].settings}
-    finished = {(r.rule_hash, r.setting, r.seed) for r in runs if r.status == "finished"}
-    measured = Counter(version for version, setting, _ in finished if setting in settings)
-    by_merit = sorted(runs, key=lambda run: (measured[run.rule_hash], run.finished_at))
-    shown = {run.rule: run.rule_hash for run in by_merit}
-    kept = tuple(run for run in runs if run.rule_hash == shown[run.rule] and run.setting in settings)
-    others = [run for run in runs if run.rule_hash != shown[run.rule]]
+    kept = tuple(run for run in runs if run.rule_hash == last[run.rule] and run.setting in settings)
+    old = [run for run in runs if run.rule_hash != last[run.rule]]
     found = {
-        "of another version of their rule": len(others),
-        "in a setting that the preset no longer has": len(runs) - len(kept) - len(others),
+        "of an earlier version of their rule": len(old),
+        "in a setting that the preset no longer has": len(runs) - len(kept) - len(old),
     }
     reach = Reach(ledger, kept)
     left_out = {reason: number for reason, number in found.items() if number}
