@@ -40,7 +40,7 @@ def test_a_file_may_build_on_a_rule_of_the_project(project: Path) -> None:
 
 
 def test_elsewhere_its_parent_is_unknown(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown rule 'forgets'.*known in that project alone"):
+    with pytest.raises(UserError, match=r"unknown rule 'forgets'.*in that project alone"):
         try_rule(project.parent / "forgets_half.py", tmp_path / "other", preset=TINY)
     assert not (tmp_path / "other").exists()
 

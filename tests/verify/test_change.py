@@ -60,4 +60,4 @@ def test_a_parent_that_nobody_knows_is_told_where_a_file_of_ones_own_would_go():
     found = verify_rule('parent = "softmx"\ndef read(o):\n    return 2 * o\n', "mine")
     assert not found.passed
     assert "did you mean 'softmax'" in found.checks[-1].message
-    assert "accepted by the project first (archer try)" in found.checks[-1].message
+    assert "in that project alone (--project)" in found.checks[-1].message

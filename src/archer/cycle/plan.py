@@ -146,8 +146,7 @@ def read_rule_file(path: Path, trust: bool = False, known: Mapping[str, str] | N
     except WallFailed:
         raise
     except UserError as error:
-        hint = ". A rule that a project has accepted is known in that project alone (--project)"
-        raise UserError(f"{path}: {error}{hint if 'unknown rule' in str(error) else ''}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def with_width(preset: Preset, **changes: Any) -> Preset:

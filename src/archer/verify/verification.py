@@ -66,7 +66,8 @@ class Finder:
             if "+" not in name and name not in rule_names():
                 problem = unknown("rule", name, (*rule_names(), *self.texts))
                 raise UserError(
-                    f"{problem}; a rule in a file of its own is accepted by the project first (archer try)"
+                    f"{problem}. A rule of your own can be a parent once a project has accepted it (archer "
+                    "try), and in that project alone (--project)"
                 )
             return get_rule(name)
         if name not in self._loaded:
