@@ -147,7 +147,8 @@ def with_weights(rule: Rule, values: Values) -> Values:
 def check_prepared(rule: Rule, returned: Values) -> Values:
     """What `prepare` returned: a dictionary of tensors, u and w among them where no `step` does without.
 
-    Raises RuleError for anything else, and for a name that the loop itself makes."""
+    Raises RuleError for anything else, and for a name that the loop itself makes.
+    """
     said = f"rule {rule.name}: slot `prepare` returned "
     if not isinstance(returned, dict):
         raise RuleError(f"{said}{described(returned)}; {DICTIONARY}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -99,20 +100,19 @@ def _misplaced(value: Any, place: tuple[str, str], sizes: dict[str, int]) -> str
     is_tensor = isinstance(value, torch.Tensor)
     there = list(value.shape[-2:]) if is_tensor else []
     here = [_allowed(axis, sizes) for axis in place]
-    if len(there) == 2 and all(not sizes or size in sizes for size, sizes in zip(there, here, strict=True)):
+    if len(there) == 2 and all(not may or size in may for size, may in zip(there, here, strict=True)):
         return ""
     got = f"the shape {list(value.shape)}" if is_tensor else described(value)
-    wanted = ", ".join(
-        x.replace("K", "C") if sizes.get("K") == sizes["C"] and x[0] == "K" else x for x in place
-    )
-    numbers = ", ".join(" or ".join(map(str, sizes)) or "any" for sizes in here)
+    rows = "C" if sizes.get("K") == sizes["C"] else "K"
+    wanted = ", ".join(re.sub(r"\bK\b", rows, axis) for axis in place)
+    numbers = ", ".join(" or ".join(map(str, may)) or "any" for may in here)
     return f"{got}; a tensor [..., {wanted}] was expected, here [..., {numbers}]"
 
 
 def _allowed(axis: str, sizes: dict[str, int]) -> list[int]:
-    """The sizes that an axis may have: of "Dk or 1" two, none known where nobody said how many rows u has."""
-    names = [name for name in axis.split(" or ") if name in sizes or name == "1"]
-    return [sizes.get(name, 1) for name in names] if axis.split(" or ")[0] in names else []
+    """Sizes that an axis may have: of "Dk or 1" two. None: any, where nobody said how many rows u has."""
+    names = axis.split(" or ")
+    return [] if names[0] not in sizes and names[0] != "1" else [sizes.get(name, 1) for name in names]
 
 
 def _problem(case: Case) -> str:
