@@ -13,23 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from archer.errors import UserError, exit_plainly
 from archer.judge.history import BASELINE, SETTINGS, rejudge_history
 from archer.judge.noise import (
-    Duplicate,
     NoiseFloor,
     estimate_variance,
     provisional_floors,
     write_variance,
 )
-from archer.judge.reach import equal_settings, history_same_function, one_function_in_one_chunk
+from archer.judge.reach import history_same_function, one_function_in_one_chunk
 from archer.ledger.history import builtin_history
 from archer.ledger.records import TASKS, RunRecord
 from archer.ledger.runs_csv import read_runs
-from archer.rules import resolve_history_name, rule_names
+from archer.rules import resolve_history_name
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "src" / "archer" / "judge" / "variance.json"
@@ -66,19 +65,10 @@ def from_runs(runs: Sequence[RunRecord]) -> dict[str, NoiseFloor]:
     found: dict[str, NoiseFloor] = {}
     for preset in PRESETS:
         own = [run for run in runs if run.preset == preset]
-        for task, floor in estimate_variance(own, one_function(own), preset=preset).items():
+        for task, floor in estimate_variance(own, preset=preset).items():
             if floor.degrees_of_freedom >= ENOUGH:
                 found.setdefault(task, floor)
     return found
-
-
-def one_function(runs: Iterable[RunRecord]) -> list[Duplicate]:
-    """Where several of the rules that were run are the plain delta rule: their runs are repeats."""
-    there: dict[tuple[str, str], set[str]] = {}
-    for run in runs:
-        if run.rule in rule_names() and run.setting in equal_settings(run.rule, run.task):
-            there.setdefault((run.task, run.setting), set()).add(run.rule)
-    return [Duplicate(*place, frozenset(rules)) for place, rules in sorted(there.items()) if len(rules) > 1]
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from tests.judge.runs import make_run, make_runs
 
+from archer.cycle.reach import Reach
+from archer.cycle.reading import table_ledger
 from archer.errors import UserError
 from archer.judge import (
-    Duplicate,
     NoiseFloor,
     estimate_variance,
     history_noise_floor,
@@ -21,6 +22,7 @@ from archer.judge import (
     noise_floor,
     shipped_variance,
 )
+from archer.judge.cells import Cells
 from archer.judge.noise import swing, write_variance
 from archer.ledger.history import HistoryRow, HistoryTable, builtin_history
 from archer.ledger.records import TASKS, RunRecord
@@ -89,39 +91,34 @@ def test_failed_runs_do_not_enter_the_noise() -> None:
     assert estimate_variance([*runs, *broken]) == estimate_variance(runs)
 
 
-def test_rules_of_one_function_are_repeats() -> None:
-    scores = dict(zip("abcdefgh", (0.403, 0.384, 0.364, 0.414, 0.357, 0.370, 0.378, 0.404), strict=True))
-    runs = make_runs("abcdefgh", lambda rule, *_: scores[rule], seeds=(0,))
-    floors = noise_floor(runs, [Duplicate("Memorize", "Memorize 0", frozenset("abcdefgh"))], shipped=False)
-    assert set(floors) == {"Memorize"}
-    assert floors["Memorize"].sd == pytest.approx(np.std(list(scores.values()), ddof=1))
-    assert floors["Memorize"].degrees_of_freedom == 7
-    assert "one function" in floors["Memorize"].source
-
-
 def test_copies_that_stand_in_for_runs_repeat_nothing() -> None:
     """Else a rule that is its parent in a setting would show that the noise is zero."""
     parent = make_runs("ab", lambda rule, task, setting, seed: 0.5 + 0.01 * seed * (rule == "a"), settings=2)
     copies = [replace(run, rule="child", key=f"{run.key}=") for run in parent if run.rule == "a"]
-    groups = [Duplicate(run.task, run.setting, frozenset(("a", "child"))) for run in parent if run.seed == 0]
-    assert estimate_variance([*parent, *copies], groups) == estimate_variance(parent)
+    assert estimate_variance([*parent, *copies]) == estimate_variance(parent)
     some = [run for run in copies if run.seed < 2]  # of other seeds than all: not equal to the last bit
-    assert estimate_variance([*parent, *some], groups) == estimate_variance(parent)
+    assert estimate_variance([*parent, *some]) == estimate_variance(parent)
     trained = [replace(run, key=run.key.rstrip("=")) for run in copies]
-    assert estimate_variance([*parent, *trained], groups) == estimate_variance(parent)  # to the last bit
+    assert estimate_variance([*parent, *trained]) == estimate_variance(parent)  # to the last bit
     other = [replace(run, held_out=(run.held_out or 0) + 0.001 * run.seed) for run in trained]
-    assert estimate_variance([*parent, *other], groups) != estimate_variance(parent)
+    assert estimate_variance([*parent, *other]) != estimate_variance(parent)
 
 
-def test_the_same_computation_made_twice_is_no_repeat() -> None:
-    """delta_net and decay score the same to the last bit where they are one function; momentum does not."""
-    levels = {"delta_net": 0.906, "decay": 0.906, "momentum": 0.909}
-    runs = make_runs(levels, lambda rule, *_: levels[rule], seeds=(0,), tasks=["Compress"])
-    groups = [Duplicate("Compress", "Compress 0", frozenset(levels))]
-    found = estimate_variance(runs, groups)["Compress"]
-    assert found.degrees_of_freedom == 1
-    assert found.cell_sd == pytest.approx(np.std([0.906, 0.909], ddof=1))
-    assert estimate_variance([run for run in runs if run.rule != "momentum"], groups) == {}
+def test_one_function_with_one_seed_moves_less_than_another_seed_moves_it() -> None:
+    """Archer's own runs: why rules that are one function do not measure the noise of a comparison."""
+    table = Path(__file__).parents[2] / "results" / "quick.csv"
+    classes = {"Compress": ("delta_net", "decay", "momentum"), "Memorize": ("softmax", "softmax_decay")}
+    with table_ledger(table) as ledger:
+        reach = Reach(ledger, ledger.runs())
+        trained, floors = Cells(reach.runs, "quick"), reach.noise()
+        for task, rules in classes.items():
+            (setting,) = trained.settings(task)
+            assert all(setting in reach.same(rules[0], rule) for rule in rules[1:])
+            cells = [[trained.score(rule, task, setting, seed) for seed in range(3)] for rule in rules]
+            scores, floor = np.array(cells), floors[task]
+            assert floor.swing is not None
+            by_seeds = floor.cell_sd * swing(float(scores.mean())) / floor.swing
+            assert 0 < np.sqrt(scores.var(axis=0, ddof=1).mean()) < 0.5 * by_seeds
 
 
 def test_excluded_rules_do_not_vouch_for_themselves() -> None:
@@ -209,13 +206,13 @@ def test_the_variance_file_is_what_its_script_makes(tmp_path: Path) -> None:
         if "fifteen_trials" in values["source"]:
             assert values == made["tasks"][task]
         else:
-            assert " under " in values["source"] or "one function" in values["source"]
+            assert " under " in values["source"]
 
 
 def test_the_script_takes_each_task_from_where_it_was_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Repeated seeds on one task, one function under several names on another, the history for the rest."""
+    """Repeated seeds on one task, the history for the rest: one function under several names says nothing."""
     generator = np.random.default_rng(1)
 
     def score(rule: str, task: str, setting: str, seed: int) -> float:
@@ -238,12 +235,9 @@ def test_the_script_takes_each_task_from_where_it_was_repeated(
     tasks = json.loads((tmp_path / "variance.json").read_text(encoding="utf-8"))["tasks"]
     assert list(tasks) == list(TASKS)
     assert tasks["Noisy Recall"]["source"] == "repeated seeds of 2 rules under full"
-    assert tasks["Memorize"]["source"] == "18 repeats of rules that are one function"
-    assert tasks["Memorize"]["degrees_of_freedom"] == 18
-    for task in ("Noisy Recall", "Memorize"):
-        assert tasks[task]["cell_sd"] == pytest.approx(0.03, rel=0.5)
-        assert not tasks[task]["provisional"]
-    assert all("fifteen_trials" in tasks[t]["source"] for t in TASKS if t not in ("Noisy Recall", "Memorize"))
+    assert tasks["Noisy Recall"]["cell_sd"] == pytest.approx(0.03, rel=0.5)
+    assert not tasks["Noisy Recall"]["provisional"]
+    assert all("fifteen_trials" in tasks[t]["source"] for t in TASKS if t != "Noisy Recall")
     said = capsys.readouterr().out.splitlines()
     assert "Noisy Recall: repeated seeds of 2 rules under full" in said
     assert json.loads(said[-1])["Memorize"] == round(tasks["Memorize"]["sd"], 4)

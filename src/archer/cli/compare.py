@@ -188,12 +188,11 @@ def _compare(
     (without its two rules)."""
     from archer.cycle.reach import Reach
     from archer.cycle.reading import compare_known
-    from archer.judge.comparison import prior_noise
+    from archer.judge import noise_floor
 
     reach = Reach(ledger, runs)
     newest = [run for run in runs if "@" not in run.rule]
-    exact = reach.same(*pairs[0])
-    known = prior_noise((*runs, *reach.stand_ins()), *pairs[0], preset=preset, exact_settings=exact)
+    known = noise_floor(runs, preset=preset, exclude=frozenset(pairs[0]))
     return compare_known(reach, pairs, preset, margin), Reach(ledger, newest).noise(), known
 
 

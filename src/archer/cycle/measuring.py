@@ -121,8 +121,7 @@ def gather(
 ) -> tuple[Company, Reach]:
     """The company of these subjects, and in which settings any of them are one function.
 
-    stood_for: a rule that is not trained where it computes what its parent computes. The others always are:
-    their repeats of one function measure the noise.
+    stood_for: a rule that is not trained where it computes what its parent computes. The others always are.
     """
     from archer.cycle.reach import Reach
     from archer.cycle.training import run_record

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archer.judge.noise import Duplicate, NoiseFloor
+    from archer.judge.noise import NoiseFloor
     from archer.ledger import Ledger
     from archer.ledger.records import RunRecord, VerificationRecord
 
@@ -92,25 +92,11 @@ class Reach:
             ]
         return tuple(made)
 
-    def duplicates(self) -> tuple[Duplicate, ...]:
-        """Where several trained rules are one function: their runs measure the noise."""
-        from archer.judge.noise import Duplicate
-
-        found = []
-        for setting, run in self.settings.items():
-            classes: dict[str, set[str]] = {}
-            for rule in self.hashes:
-                equal = self.equal_to(rule)
-                oldest = max((name for name in equal if setting in equal[name]), key=list(equal).index)
-                classes.setdefault(oldest, set()).add(rule)
-            found += [Duplicate(run.task, setting, frozenset(c)) for c in classes.values() if len(c) > 1]
-        return tuple(found)
-
     def noise(self) -> dict[str, NoiseFloor]:
-        """The noise of a score by task: seeds, and runs of several rules that are one function."""
+        """The noise of a score by task, from repeated seeds."""
         from archer.judge.noise import noise_floor
 
-        return noise_floor(self.runs, self.duplicates())
+        return noise_floor(self.runs)
 
     def _generation(self, rule: str) -> int:
         return len(self.equal_to(rule))

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from archer.judge.errors import JudgeError
     from archer.judge.history import analyse, rejudge_history
     from archer.judge.noise import (
-        Duplicate,
         NoiseFloor,
         estimate_variance,
         history_noise_floor,
@@ -40,7 +39,6 @@ _MODULES = {
     "errors": ("JudgeError",),
     "history": ("analyse", "rejudge_history"),
     "noise": (
-        "Duplicate",
         "NoiseFloor",
         "estimate_variance",
         "history_noise_floor",
@@ -66,7 +64,6 @@ _EXPORTS = {name: module for module, names in _MODULES.items() for name in names
 
 __all__ = [
     "Confirmation",
-    "Duplicate",
     "JudgeError",
     "NoiseFloor",
     "Pair",

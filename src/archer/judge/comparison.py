@@ -19,7 +19,7 @@ from archer.judge import statistics
 from archer.judge.ceiling import MARGIN, SURE_SEEDS, headroom
 from archer.judge.cells import Cell, Cells, name_cell
 from archer.judge.errors import JudgeError
-from archer.judge.noise import Duplicate, NoiseFloor, noise_floor, swing
+from archer.judge.noise import NoiseFloor, noise_floor, swing
 from archer.judge.resample import DRAWS, percentile_interval, resampled_means
 from archer.ledger.records import TASKS, Comparison, NoRoom, RunRecord, TaskComparison
 
@@ -113,7 +113,7 @@ def compare(
     exact = frozenset(exact_settings)
     _require_rules(cells, candidate, baseline, exact)
     if noise is None:
-        noise = prior_noise(runs, candidate, baseline, preset=preset, exact_settings=exact)
+        noise = noise_floor(runs, preset=preset, exclude=frozenset((candidate, baseline)))
     everything = candidate == baseline or _same_hash(cells, candidate, baseline)
     pairs = [pair_task(cells, candidate, baseline, task, exact, margin, everything) for task in TASKS]
     tasks = _judge_tasks(pairs, noise, margin, level, alpha, settled or {})
@@ -123,20 +123,6 @@ def compare(
         tasks, mean = _resample(pairs, tasks, mean, level, seed, over_settings, settled or {})
     beats = all(found.word == "better" for found in tasks)
     return Comparison(candidate, baseline, preset, tasks, mean, beats)
-
-
-def prior_noise(
-    runs: Sequence[RunRecord], candidate: str, baseline: str, *, preset: str, exact_settings: frozenset[str]
-) -> dict[str, NoiseFloor]:
-    """What is known of the noise apart from the seeds of these two rules themselves."""
-    pair = frozenset((candidate, baseline))
-    groups = {
-        Duplicate(run.task, run.setting, pair)
-        for run in runs
-        if run.preset == preset and run.setting in exact_settings and len(pair) == 2
-    }
-    ordered = sorted(groups, key=lambda group: (group.task, group.setting))
-    return noise_floor(runs, ordered, preset=preset, exclude=pair)
 
 
 def pair_task(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -95,21 +95,20 @@ class NoiseFloor:
 
 def noise_floor(
     runs: Sequence[RunRecord],
-    duplicates: Iterable[Duplicate] = (),
     *,
     preset: str | None = None,
     shipped: bool = True,
     exclude: frozenset[str] = frozenset(),
 ) -> dict[str, NoiseFloor]:
-    """The noise of each task, from seed repeats and from rules that are one function in a setting.
+    """The noise of each task, from repeated seeds.
 
-    duplicates: which rules compute the same function where (their runs with one seed differ by noise alone).
+    Rules that are one function repeat nothing: with one seed they differ by rounding, a fifth of it or less.
     preset: the runs to use; may be left out when all are of one preset. exclude: rules that are being judged
-    and must not vouch for their own noise (their duplicates still count: those settings are not compared).
+    and must not vouch for their own noise.
     shipped: where fewer than three degrees of freedom were measured, use Archer's own file variance.json.
     Tasks of which nothing is known are left out.
     """
-    measured = estimate_variance(runs, duplicates, preset=preset, exclude=exclude)
+    measured = estimate_variance(runs, preset=preset, exclude=exclude)
     if not shipped:
         return measured
     known = shipped_variance()
@@ -120,18 +119,8 @@ def noise_floor(
     }
 
 
-@dataclass(frozen=True)
-class Duplicate:
-    """In this setting of this task, these rules compute the same function."""
-
-    task: str
-    setting: str
-    rules: frozenset[str]
-
-
 def estimate_variance(
     runs: Sequence[RunRecord],
-    duplicates: Iterable[Duplicate] = (),
     *,
     preset: str | None = None,
     exclude: frozenset[str] = frozenset(),
@@ -150,20 +139,16 @@ def estimate_variance(
             f"Runs of several presets ({', '.join(sorted(presets))}) have different noise: name one."
         )
     cells = Cells([run for run in runs if not is_stand_in(run)], presets.pop())
-    groups = tuple(duplicates)
-    found = {task: _estimate_task(cells, task, groups, exclude, source) for task in TASKS}
+    found = {task: _estimate_task(cells, task, exclude, source) for task in TASKS}
     return {task: floor for task, floor in found.items() if floor is not None}
 
 
-def _estimate_task(
-    cells: Cells, task: str, duplicates: Sequence[Duplicate], exclude: frozenset[str], source: str | None
-) -> NoiseFloor | None:
+def _estimate_task(cells: Cells, task: str, exclude: frozenset[str], source: str | None) -> NoiseFloor | None:
     rules = [rule for rule in cells.rules if rule not in exclude]
     settings = cells.settings(task)
     found = [_fit(_scores(cells, rules, task, setting)) for setting in settings]
     fits = [fit for fit in found if fit is not None]
-    repeats = [_duplicate_spread(cells, group) for group in duplicates if group.task == task]
-    spreads = [*(fit.spread for fit in fits), *repeats]
+    spreads = [fit.spread for fit in fits]
     freedom = sum(one.freedom for one in spreads)
     if freedom <= 0:
         return None
@@ -171,8 +156,9 @@ def _estimate_task(
     least = (RESOLUTION / size) ** 2
     cell = max(sum(one.squares for one in spreads) / freedom, least)
     shared = _shared_variance(cells, rules, task, settings, cell)
-    seed = float(np.mean([fit.seed_variance for fit in fits])) if fits else 0.0
-    text = source or _source(fits, sum(one.freedom for one in repeats), cells.preset)
+    seed = float(np.mean([fit.seed_variance for fit in fits]))
+    repeated = {rule for fit in fits for rule in fit.per_rule}
+    text = source or f"repeated seeds of {len(repeated)} rules under {cells.preset}"
     parts = (size * math.sqrt(part) for part in ((cell + seed) / len(settings) + shared, cell, shared, seed))
     sd, cell_sd, shared_sd, seed_sd = parts
     return NoiseFloor(
@@ -183,7 +169,7 @@ def _estimate_task(
 
 def _scores(cells: Cells, rules: Sequence[str], task: str, setting: str) -> list[tuple[str, int, float]]:
     """(rule, seed, score) of every scored cell of a setting. Of rules whose scores are equal to the last bit
-    only the first counts: they are one computation made twice (see `_duplicate_spread`)."""
+    only the first counts: they are one computation made twice."""
     found: dict[tuple[tuple[int, float], ...], str] = {}
     for rule in rules:
         seeds = sorted(cells.seeds(rule, task))
@@ -288,27 +274,6 @@ def _shared_variance(
     return max(0.0, squares / freedom - cell / len(settings))
 
 
-def _duplicate_spread(cells: Cells, group: Duplicate) -> _Spread:
-    """The spread of one function's runs with one seed.
-
-    Scores that are equal to the last bit are one computation that was made twice, not a repeat: training is
-    deterministic, and a rule that only adds what is never read starts from the same weights.
-    """
-    squares = freedom = swings = 0.0
-    seeds = sorted(
-        set().union(*(cells.seeds(rule, group.task) for rule in group.rules)) if group.rules else ()
-    )
-    for seed in seeds:
-        scores = [cells.score(rule, group.task, group.setting, seed) for rule in sorted(group.rules)]
-        values = sorted({score for score in scores if score is not None})
-        if len(values) > 1:
-            size = swing(float(np.mean(values)))
-            squares += float(np.var(values) * len(values)) / size**2
-            freedom += len(values) - 1
-            swings += (len(values) - 1) * size**2
-    return _Spread(squares, freedom, swings)
-
-
 def _heterogeneity(fits: Sequence[_Fit], least: float) -> float | None:
     """How alike the rules' variances are, in degrees of freedom from 1 to 100 (Smyth 2004, section 6.2)."""
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -337,16 +302,6 @@ def _inverse_trigamma(value: float) -> float:
         if abs(step) < 1e-10 * x:
             break
     return x
-
-
-def _source(fits: Sequence[_Fit], repeats: float, preset: str) -> str:
-    parts = []
-    if fits:
-        rules = {rule for fit in fits for rule in fit.per_rule}
-        parts.append(f"repeated seeds of {len(rules)} rules under {preset}")
-    if repeats:
-        parts.append(f"{repeats:g} repeats of rules that are one function")
-    return " and ".join(parts)
 
 
 def _prefer(measured: NoiseFloor | None, known: NoiseFloor | None) -> NoiseFloor:
