@@ -238,6 +238,21 @@ def test_with_one_seed_it_is_said_whose_noise_the_intervals_take(project: Path, 
     assert "One seed" not in output("compare", "hybrid", "gated_delta_net", "-p", project)
 
 
+def test_words_of_seeds_that_a_look_added_are_said_to_err_more_often(project: Path, tmp_path: Path) -> None:
+    """Seeds that only some tasks have were added for what the others said; these words are of one look."""
+    asked = ("compare", "hybrid", "gated_delta_net", "--from", tmp_path / "runs.csv")
+    with Ledger.in_folder(project, read_only=True) as ledger:
+        runs = [run for run in ledger.runs(preset="quick") if run.rule in ("hybrid", "gated_delta_net")]
+    runs = [run for run in runs if run.held_out is not None and run.task != "Fuzzy Recall"]
+    write_runs(tmp_path / "runs.csv", runs)
+    assert "after a look" not in output(*asked)
+    more = [replace(run, key=f"{run.key} more", seed=run.seed + 3) for run in runs if run.task == "Compress"]
+    write_runs(tmp_path / "runs.csv", [*runs, *more])
+    said = " ".join(output(*asked).split())
+    assert "Tasks have 3 to 6 seeds. If some were added after a look at the others" in said
+    assert "Let --until-decided add them" in said
+
+
 def test_a_part_of_a_task_is_said_to_be_one(tmp_path: Path) -> None:
     """A mean over two of eleven settings is no score under the preset."""
     settings = [setting for setting in PRESETS["full"].settings if setting.task == "Compress"][:2]

@@ -11,7 +11,7 @@ from archer.cycle import ladder as ladder_module
 from archer.cycle.ladder import Rung, above, ladder_of
 from archer.cycle.measuring import Judging
 from archer.errors import UserError
-from archer.ledger.records import TASKS, Comparison, TaskComparison, VerdictRecord
+from archer.ledger.records import TASKS, Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.mad import PRESETS
 
 UNDECIDED = TaskComparison("", 0.5, 0.5, 0.0, -0.05, 0.05, 0.9, 1.0, "undecided", 1, 3)
@@ -22,15 +22,14 @@ WORSE = replace(UNDECIDED, difference=-0.2, low=-0.3, high=-0.1, word="worse")
 JUST_BELOW = replace(UNDECIDED, difference=-0.02, low=-0.03, high=-0.001)
 NO_NOISE_KNOWN = replace(UNDECIDED, difference=-0.01, low=None, high=None)
 NO_SCORE = replace(UNDECIDED, candidate=None, difference=None, low=None, high=None)
-
-
 MEAN = replace(UNDECIDED, task="Mean")
 UPPER = Rung(PRESETS["baseline"])
 MORE_SEEDS = Rung(PRESETS["quick"], Judging(until_decided=8))
+NEW = ProposalRecord("p", "new", "delta_net", (), "", "", (), "structured", "")
 
 
-def held_back(found, upper=UPPER):
-    return ladder_module.held_back(found, upper)
+def held_back(found, upper=UPPER, proposal=NEW):
+    return ladder_module.held_back(proposal, found, upper)
 
 
 def verdict(*lines, ranks=True):
@@ -90,6 +89,14 @@ def test_where_the_reference_leaves_no_room_a_loss_within_the_margin_is_none():
 def test_a_preset_that_ranks_nothing_holds_back_only_what_has_no_score():
     assert held_back(verdict(*[WORSE] * 6, ranks=False)) == ""
     assert held_back(verdict(NO_SCORE, ranks=False)) == "new has no score on Compress"
+
+
+def test_a_control_that_repeats_a_rule_does_not_climb_once_more():
+    repeated = replace(NEW, control=True, researcher="repeat")
+    said = "new was trained once more to see how lucky it had been"
+    assert held_back(verdict(*[BETTER] * 6), proposal=repeated) == said
+    assert held_back(verdict(*[BETTER] * 6), MORE_SEEDS, repeated) == said
+    assert held_back(verdict(*[BETTER] * 6), proposal=replace(NEW, control=True, researcher="random")) == ""
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_dropped_run_is_never_a_score(tmp_path: Path) -> None:
     records = [record(low, "dropped"), record(high, "finished", 0.5)]
     cell = choose(("delta_net", "Context Recall", "s", 0), records)
     assert (cell.score, cell.failures) == (0.5, ())
-    assert choose(("delta_net", "Context Recall", "s", 0), records[:1]).state == "failed"
+    assert choose(("delta_net", "Context Recall", "s", 0), records[:1]).state == "missing"
     (row,) = score_table(records, "tiny")
     assert row.scores["Context Recall"] == 0.5
     assert "Context Recall" not in row.missing

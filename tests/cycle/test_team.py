@@ -18,7 +18,7 @@ BLANK = ProposalRecord("p", "softmax", "delta_net", (), "", "", (), "model", "")
 
 def context(crps, count=0, n=1000):
     """A researcher "model" whose predictions scored `crps`, where "no change" scored 0.1."""
-    row = TrackRow("model", "All", n, 0.5, crps, 0.5, 0.1, (2.0,) * n)
+    row = TrackRow("model", "All", n, 0.5, crps, 0.5, 0.1, (2.0,) * n, n, crps)
     sources = {name: get_rule(name).source for name in ("delta_net", "gated_delta_net")}
     return Context(sources, proposals=(BLANK,) * count, ranked_record=(row,))
 

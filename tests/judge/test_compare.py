@@ -200,7 +200,7 @@ def test_nan_never_wins() -> None:
     assert choose(("a", "Memorize", "s", 0), [nan_validation, *grid]).score == 0.3
 
 
-def test_what_a_race_dropped_is_a_failure_only_where_nothing_else_can_be_chosen() -> None:
+def test_what_a_race_dropped_is_no_failure() -> None:
     place = ("a", "Memorize", "s", 0)
     dropped = make_run(*place, None, learning_rate=1e-4, status="dropped")
     crashed = make_run(*place, None, learning_rate=5e-4, status="crashed")
@@ -208,8 +208,45 @@ def test_what_a_race_dropped_is_a_failure_only_where_nothing_else_can_be_chosen(
     assert (chosen.state, chosen.score) == ("scored", 0.3)
     assert chosen.failures == ("crashed at learning rate 0.0005, weight decay 0",)
     alone = choose(place, [dropped])
-    assert (alone.state, alone.score) == ("failed", None)
+    assert (alone.state, alone.score) == ("missing", None)
     assert alone.failures == ("dropped at learning rate 0.0001, weight decay 0",)
+    failed = choose(place, [dropped, crashed])
+    assert (failed.state, failed.score) == ("failed", None)
+
+
+def test_a_seed_whose_common_grid_point_a_race_dropped_does_not_count() -> None:
+    """Of two rules with different grids the only common point may be one that the race of the one dropped:
+    neither has failed there."""
+    runs = make_runs("ab", lambda rule, *_: 0.6 if rule == "a" else 0.5)
+    runs = [
+        replace(run, key=f"{run.key}x", learning_rate=1e-4, status="dropped", held_out=None, validation=None)
+        if (run.rule, run.task, run.seed) == ("a", "Memorize", 0)
+        else run
+        for run in runs
+    ] + [
+        replace(run, key=f"{run.key}y", learning_rate=lr)
+        for run in runs
+        if (run.task, run.seed) == ("Memorize", 0)
+        for lr in ([3e-4] if run.rule == "a" else [1e-4])
+    ]
+    found = of(compare(runs, "a", "b", preset="full", noise=QUIET), "Memorize")
+    assert (found.seeds, found.difference) == (2, pytest.approx(0.1))
+    assert any(
+        "dropped at learning rate 0.0001" in note and "does not count" in note for note in found.missing
+    )
+
+
+def test_the_scores_of_the_mean_differ_by_its_difference() -> None:
+    """Where tasks have different seeds the mean is of those that all have, and so are its scores."""
+    runs = make_runs("ab", noisy({"a": 0.6, "b": 0.5}, 0.05), seeds=range(3))
+    runs += make_runs(
+        "ab", noisy({"a": 0.9, "b": 0.1}, 0.05), seeds=range(3, 8), tasks=("Memorize", "Compress")
+    )
+    mean = compare(runs, "a", "b", preset="full").mean
+    assert mean.seeds == 3
+    assert mean.candidate is not None
+    assert mean.baseline is not None
+    assert mean.candidate - mean.baseline == pytest.approx(mean.difference)
 
 
 def test_a_diverged_grid_point_is_noted_and_the_best_other_counts() -> None:

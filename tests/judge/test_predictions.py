@@ -129,7 +129,7 @@ def proposal(name: str, researcher: str) -> ProposalRecord:
 
 def verdict_of(name: str, scores: list[PredictionScore], parent: float | None = 0.4) -> VerdictRecord:
     tasks = tuple(
-        TaskComparison(one.task, None, parent, None, None, None, None, None, "undecided", 1, 1)
+        TaskComparison(one.task, None, parent, 0.0, -0.06, 0.04, None, None, "undecided", 1, 1)
         for one in scores
     )
     comparison = Comparison(name, "delta_net", "full", tasks, tasks[0], False)
@@ -160,20 +160,31 @@ def test_track_record_per_researcher_and_task() -> None:
     assert memorize.mean_crps == pytest.approx(0.135)
     assert memorize.sign_rate == 0.5
     assert memorize.ratios == pytest.approx((0.2, 3.0))
-    half = Z * np.sqrt(2) * 0.02
+    half = 0.05 * Z / 1.959964
     base = Prediction("Memorize", 0.4, 0.4 - half, 0.4 + half)
     assert memorize.baseline_crps == pytest.approx(np.mean([crps(base, 0.52), crps(base, 0.80)]))
     assert rows[2].sign_rate is None
 
 
-def test_no_change_is_compared_on_the_same_outcomes_or_not_at_all() -> None:
-    """Else a researcher would be held against its parents' easy outcomes alone."""
-    score = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
-    verdicts = [verdict_of("p", [score]), verdict_of("q", [score], parent=None)]
-    known, *_ = track_record(verdicts[:1], [proposal("p", "search")])
-    some, every = track_record(verdicts, [proposal("p", "search"), proposal("q", "search")])
-    assert known.baseline_crps is not None
-    assert (some.baseline_crps, every.baseline_crps) == (None, None)
+def test_no_change_is_compared_on_the_same_outcomes() -> None:
+    """Outcomes whose parent has no score neither help nor harm; once they wiped a whole record out."""
+    good = PredictionScore("Memorize", 0.5, 0.4, 0.6, 0.52, True, True, 0.02)
+    bad = PredictionScore("Memorize", 0.9, 0.89, 0.91, 0.4, False, False, 0.48)
+    known, *_ = track_record([verdict_of("p", [good])], [proposal("p", "search")])
+    both = [verdict_of("p", [good]), verdict_of("q", [bad], parent=None)]
+    _, every = track_record(both, [proposal("p", "search"), proposal("q", "search")])
+    assert every.baseline_crps == known.baseline_crps is not None
+    assert (every.n, every.compared, every.mean_crps, every.compared_crps) == (2, 1, 0.25, 0.02)
+    (alone,) = {row.baseline_crps for row in track_record(both[1:], [proposal("q", "search")])}
+    assert alone is None
+
+
+def test_a_record_of_bad_predictions_is_not_wiped_out_by_an_outcome_without_a_parent() -> None:
+    bad = PredictionScore("Memorize", 0.9, 0.89, 0.91, 0.4, False, False, 0.48)
+    proposals = [proposal(str(number), "search") for number in range(21)]
+    verdicts = [verdict_of(str(number), [bad], parent=0.4 if number else None) for number in range(21)]
+    (found,) = standings(track_record(verdicts, proposals), ["search"])
+    assert found.worth == 1 / MOST_WORTH
 
 
 def test_a_verdict_on_an_unknown_proposal_is_refused() -> None:
@@ -233,7 +244,7 @@ def test_widen_stays_within_the_scores_and_keeps_the_middle() -> None:
 
 
 def track_row(researcher: str, n: int, own: float, no_change: float | None, ratio: float = 0.5) -> TrackRow:
-    return TrackRow(researcher, "All", n, 0.9, own, None, no_change, (ratio,) * n)
+    return TrackRow(researcher, "All", n, 0.9, own, None, no_change, (ratio,) * n, n, own)
 
 
 def test_whoever_predicts_better_gets_more_of_the_budget() -> None:

@@ -181,3 +181,18 @@ def test_every_comparison_is_judged_by_its_own_degrees_of_freedom() -> None:
     low, high = statistics.interval(np.zeros(()), np.ones(()), freedom, 0.95)
     np.testing.assert_array_equal(high, stats.t.isf((1 - 0.95) / 2, freedom))
     np.testing.assert_array_equal(low, -high)
+
+
+def test_more_seeds_for_the_same_count_misses_to_either_side() -> None:
+    """With no difference at all, equivalence can be missed above and below."""
+    deviation, have, margin = 0.006, 2, 0.01
+    known = statistics.evidence(0.0, deviation**2, have, deviation**2, 30.0)
+    extra = statistics.more_seeds(known, margin, 0.05, 6)
+    assert extra is not None
+    for seeds, enough in ((have + extra, True), (have + extra - 1, False)):
+        values = np.random.default_rng(1).normal(0, deviation, (seeds, 40_000))
+        drawn = statistics.evidence(values.mean(0), values.var(0, ddof=1), seeds, deviation**2, 30.0)
+        pooled = statistics.moderate(drawn)
+        error = statistics.standard_error(drawn, pooled)
+        equal = statistics.equivalence_p(drawn.difference, error, pooled.degrees_of_freedom, margin)
+        assert (np.mean(equal <= 0.05) >= 0.79) == enough

@@ -356,3 +356,23 @@ def test_loud_rules_beside_quiet_ones_are_not_judged_by_their_noise(
     covered = np.mean([task.low <= 0 <= task.high for task in given])  # type: ignore[operator]
     assert 0.93 <= covered <= most
     assert np.mean([any(task.word == "better" for task in one.tasks) for one in found]) <= 0.05
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_task_that_is_learned_or_not_rarely_tells_equal_rules_apart(seeds: int) -> None:
+    """Ten equal rules learn one task with half of the seeds: 0.97, else 0.04. Each end of the scale alone
+    would say that scores hardly move there."""
+    generator = random()
+
+    def score(rule: str, task: str, *_: object) -> float:
+        odds = generator.choice((3.5, -3.2)) + generator.normal(0, 0.1)
+        return float(1 / (1 + np.exp(-(odds if task == "Memorize" else generator.normal(0, 0.4)))))
+
+    found = [
+        compare(make_runs("abcdefghij", score, seeds=(0, 1, 2)), "a", "b", preset="full", seeds=range(seeds))
+        for _ in range(150)
+    ]
+    told_apart = [any(task.word in ("better", "worse") for task in one.tasks) for one in found]
+    memorize = [task for one in found for task in one.tasks if task.task == "Memorize"]
+    assert np.mean(told_apart) <= 0.08
+    assert np.mean([task.low <= 0 <= task.high for task in memorize]) >= 0.93  # type: ignore[operator]

@@ -57,6 +57,15 @@ def test_incumbent_has_all_six_and_is_no_reference(history_context):
     assert incumbent(replace(context, preset="full")) is None
 
 
+def test_what_was_repeated_waits_until_all_others_were(history_context):
+    """A rule that was trained again has shown how lucky it was; a second repeat says little more."""
+    both = replace(history_context, measured=(*measured("softmax", 0.5), *measured("decay", 0.4)))
+    first = RepeatResearcher().propose(both)
+    second = RepeatResearcher().propose(replace(both, proposals=(first,)))
+    third = RepeatResearcher().propose(replace(both, proposals=(first, second)))
+    assert [one.rule for one in (first, second, third)] == ["softmax", "decay", "softmax"]
+
+
 def test_none_never_wins(history_context):
     blank = (*measured("hybrid", 0.9)[:5], Measurement("hybrid", TASKS[5], "quick", None))
     assert incumbent(replace(history_context, measured=blank)) is None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LEGEND = (
     "Covered: outcomes inside the predicted 90% interval; a calibrated researcher has 90%.",
     "CRPS: distance of prediction and outcome in units of the score, 0 is best; beside it what predicting "
-    "the parent's own score would have had.",
+    "the parent's own score would have had, give or take the noise.",
     "Sign: changes of which the direction was right. Widen: the factor that its next intervals get.",
 )
 
@@ -108,9 +108,10 @@ def _table(rows: tuple[TrackRow, ...], console: Console, notes: tuple[str, ...])
             grid.add_section()
         first = row is rows[0] or row.researcher != before
         before = row.researcher
-        crps = "" if row.baseline_crps is None else f"{row.baseline_crps:.3f}"
+        parents = ABSENT if row.baseline_crps is None else f"{row.baseline_crps:.3f}"
+        own = row.mean_crps if row.compared_crps is None else row.compared_crps
         sign = ABSENT if row.sign_rate is None else f"{row.sign_rate:.0%}"
-        numbers = (str(row.n), f"{row.coverage:.0%}", f"{row.mean_crps:.3f}", crps or ABSENT, sign)
+        numbers = (str(row.n), f"{row.coverage:.0%}", f"{own:.3f}", parents, sign)
         style = "bold" if row.task == "All" else ""
         name = folded(row.researcher, 20) if first else ""
         grid.add_row(name, row.task, *numbers, f"× {widening(row.ratios):.2f}", style=style)

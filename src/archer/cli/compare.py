@@ -259,7 +259,11 @@ def _notes(comparison: Comparison, judged: bool) -> list[str]:
     lines = (*comparison.tasks, comparison.mean)
     notes = []
     if judged and any(line.may_be_won and line.more_seeds for line in lines):
-        notes.append("undecided (+n): about n more seeds would likely decide it.")
+        notes.append(
+            "undecided (+n): about n more seeds would likely decide it. Let --until-decided add them: its "
+            "error rate holds over all its looks, the 5% of this table for one look."
+        )
+    notes += _looked_before(comparison) if judged else []
     full = [line.task for line in comparison.tasks if line.no_room == "both"] if judged else []
     if full:
         notes.append(
@@ -277,6 +281,20 @@ def _notes(comparison: Comparison, judged: bool) -> list[str]:
     if len(missing) > SHOWN:
         notes.append(f"Missing or failed: {len(missing) - SHOWN} more of the kind; --json lists them all.")
     return notes
+
+
+def _looked_before(comparison: Comparison) -> list[str]:
+    """Seeds that only some tasks have were most likely added because of what a look at the others said."""
+    open_to_noise = [
+        line for line in comparison.tasks if line.exact_settings < line.settings and line.no_room != "both"
+    ]
+    counts = sorted({line.seeds for line in open_to_noise if line.difference is not None})
+    if len(counts) < 2:
+        return []
+    return [
+        f"Tasks have {counts[0]} to {counts[-1]} seeds. If some were added after a look at the others, these "
+        "words err more often than in 5%: they are not adjusted for looks, as those of --until-decided are."
+    ]
 
 
 def _partial(comparison: Comparison) -> list[str]:

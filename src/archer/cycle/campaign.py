@@ -254,11 +254,11 @@ def _standing(course: Course, step: Step, spent: Spent, rest: float) -> str:
 def _outcome(course: Course, result: Result) -> str:
     """What a cycle found, and whether its rule goes up, in a line."""
     name = result.proposal.rule if result.proposal else result.cycle.id
-    if not result.verdict:
+    if not result.verdict or not result.proposal:
         return f"{name}: {result.cycle.state}: {result.cycle.message}"
     said = result.verdict.summary if result.verdict.ranks else _unjudged(result.verdict)
     upper = above(course.ladder, rung_of(course, result.cycle))
-    stopped = held_back(result.verdict, upper) if upper else ""
+    stopped = held_back(result.proposal, result.verdict, upper) if upper else ""
     climb = (
         f" It goes no further: {stopped}." if stopped else f" It goes up to {upper.name}." if upper else ""
     )

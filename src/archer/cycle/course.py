@@ -137,7 +137,7 @@ def _rising(course: Course, ended: Sequence[CycleRecord]) -> ProposalRecord | No
         return None
     (proposal,) = course.lab.ledger.proposals(id=ended[-1].proposal)
     verdicts = course.lab.ledger.verdicts(proposal=proposal.id)
-    goes_up = verdicts and not held_back(verdicts[-1], upper)
+    goes_up = verdicts and not held_back(proposal, verdicts[-1], upper)
     return _promoted(proposal, rung_of(course, ended[-1]), upper) if goes_up else None
 
 

@@ -24,11 +24,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from archer.cycle.laboratory import repeats
 from archer.cycle.measuring import Judging
 from archer.cycle.plan import get_preset
 from archer.errors import UserError
 from archer.judge.ceiling import MARGIN
-from archer.ledger.records import Comparison, TaskComparison, VerdictRecord
+from archer.ledger.records import Comparison, ProposalRecord, TaskComparison, VerdictRecord
 from archer.mad import Preset
 
 LADDER = ("quick", "baseline", "full")
@@ -83,11 +84,14 @@ def _named(asked: str) -> tuple[Preset, ...]:
     return tuple(get_preset(name.strip()) for name in asked.split(","))
 
 
-def held_back(verdict: VerdictRecord, upper: Rung) -> str:
+def held_back(proposal: ProposalRecord, verdict: VerdictRecord, upper: Rung) -> str:
     """Why a rule does not go up to this rung, in a sentence; "" where it does.
 
-    Of a preset that ranks nothing no word is believed: there, only a rule without a score is held back.
+    Of a preset that ranks nothing no word is believed: there, only a rule without a score is held back. A
+    control that repeats a rule has said how lucky that was once it is judged: it climbed when it was new.
     """
+    if repeats(proposal):
+        return f"{verdict.rule} was trained once more to see how lucky it had been"
     against = verdict.against_reference
     without = [task.task for task in against.tasks if task.difference is None]
     if without:

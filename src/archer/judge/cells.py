@@ -30,8 +30,8 @@ class Cell:
 
     score: held-out accuracy at the chosen point, None unless state is "scored". failures: what went wrong
     at which grid points, in words; a cell may be scored and have failures. A point that a race dropped
-    cannot be chosen, and is a failure only where nothing can. solved_after: epochs until the chosen run
-    reached the stop accuracy; None where it did not.
+    cannot be chosen and is no failure: with nothing else to choose among the cell is missing. solved_after:
+    epochs until the chosen run reached the stop accuracy; None where it did not.
     """
 
     key: CellKey
@@ -113,7 +113,8 @@ def choose(key: CellKey, runs: Sequence[RunRecord]) -> Cell:
     )
     grid = tuple((run.learning_rate, run.weight_decay) for run in runs)
     if not usable:
-        return Cell(key, "failed", grid=grid, failures=failures)
+        dropped = all(run.status == "dropped" for run in runs)
+        return Cell(key, "missing" if dropped else "failed", grid=grid, failures=failures)
     best = min(usable, key=lambda run: (-(run.validation or 0.0), run.learning_rate, run.weight_decay))
     return Cell(key, "scored", best.held_out, best.key, grid, failures, solved_after(best))
 

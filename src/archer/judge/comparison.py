@@ -8,8 +8,8 @@ candidate minus baseline on the same data; nothing is assumed about how settings
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -36,7 +36,8 @@ class Paired:
     there can be no difference (a failed or wholly missing cell); notes: what else the reader must see.
     cells: the differences [settings, seeds] behind it, exact settings as zeros. possible: the least and the
     most that the difference can be where the candidate or the baseline lies at the ceiling, else infinite.
-    swings: how far the two move (`noise.swing`, root mean square) in each setting in which they were trained.
+    swings: how far the two move (`noise.swing`) in each setting in which they were trained. levels: candidate
+    and baseline per seed (mean over all settings).
     """
 
     task: str
@@ -50,6 +51,7 @@ class Paired:
     cells: tuple[tuple[float, ...], ...] = ()
     possible: tuple[float, float] = statistics.ANYTHING
     swings: tuple[float, ...] = ()
+    levels: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def settings(self) -> int:
@@ -157,6 +159,12 @@ def pair_task(
         _rule_score(dict(zip(pairs, mine, strict=True)), trained, seeds, complete, shared)
         for mine in ([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
     ]
+    levels = {
+        seed: _levels(
+            [pairs[name, seed] for name in trained], [score for score in shared if score is not None]
+        )
+        for seed in differences
+    }
     rows = [tuple(_gap(pairs[name, seed]) for seed in differences) for name in trained if differences]
     rows += [(0.0,) * len(differences) for _ in equal if differences]
     compared = [pairs[name, seed] for name in trained for seed in differences]
@@ -174,13 +182,23 @@ def pair_task(
         tuple(rows),
         (0.0 - headroom(ours, margin) * share, headroom(theirs, margin) * share),
         tuple(_swing([pairs[name, seed] for seed in differences]) for name in trained if differences),
+        {} if None in shared else levels,
     )
 
 
+def _levels(pairs: Sequence[tuple[Cell, Cell, bool]], shared: Sequence[float]) -> tuple[float, float]:
+    """Candidate and baseline with one seed: the mean over all settings, those in which they are one, too."""
+    ours, theirs = ([float(pair[rule].score) for pair in pairs] for rule in (0, 1))  # type: ignore[misc]
+    return float(np.mean([*ours, *shared])), float(np.mean([*theirs, *shared]))
+
+
 def _swing(pairs: Sequence[tuple[Cell, Cell, bool]]) -> float:
-    """Of both rules at their levels, as a root mean square: the variances of the two add."""
-    levels = [np.mean([pair[rule].score for pair in pairs]) for rule in (0, 1)]  # type: ignore[misc]
-    return float(np.sqrt(np.mean([swing(float(level)) ** 2 for level in levels])))
+    """Of both rules at their levels, as a root mean square: the variances of the two add. At least that of
+    the level between them, which is where both are if they are equal: of two equal rules one may have learned
+    the task with these seeds and the other not, and neither end of the scale says how far that is."""
+    levels = [float(np.mean([pair[rule].score for pair in pairs])) for rule in (0, 1)]  # type: ignore[misc]
+    apart = math.sqrt(sum(swing(level) ** 2 for level in levels) / 2)
+    return max(apart, swing(sum(levels) / 2))
 
 
 def _pair_cell(
@@ -224,7 +242,8 @@ def _sort_out(
             if cell.state == "failed":
                 blocked.append(f"{name_cell(cell.key)}: no score ({'; '.join(cell.failures)})")
             elif cell.state == "missing" and (cell.key[0], cell.key[3]) not in absent:
-                notes.append(f"{name_cell(cell.key)}: not trained; the seed does not count")
+                why = "; ".join(cell.failures) or "not trained"
+                notes.append(f"{name_cell(cell.key)}: {why}; the seed does not count")
             elif cell.failures:
                 notes.append(
                     f"{name_cell(cell.key)}: {'; '.join(cell.failures)}; the best other grid point counts"
@@ -246,7 +265,10 @@ def _sort_out(
 def _absent_seeds(pairs: Mapping[tuple[str, int], tuple[Cell, Cell, bool]]) -> set[tuple[str, int]]:
     """(rule, seed) for which the rule was trained in no setting at all: one note instead of many."""
     present = {
-        (cell.key[0], cell.key[3]) for pair in pairs.values() for cell in pair[:2] if cell.state != "missing"
+        (cell.key[0], cell.key[3])
+        for pair in pairs.values()
+        for cell in pair[:2]
+        if cell.state != "missing" or cell.failures
     }
     every = {(cell.key[0], cell.key[3]) for pair in pairs.values() for cell in pair[:2]}
     return every - present
@@ -352,20 +374,31 @@ def _mean_of(pairs: Sequence[Paired], noise: Mapping[str, NoiseFloor]) -> tuple[
         seed: (fixed + sum(pair.differences[seed] for pair in moving)) / len(pairs) for seed in sorted(common)
     }
     lowest, highest = (sum(pair.possible[end] for pair in still) / len(pairs) for end in (0, 1))
-    scores = [(pair.candidate, pair.baseline) for pair in pairs]
-    ours = [score for score, _ in scores if score is not None]
-    theirs = [score for _, score in scores if score is not None]
+    scores = [_over(pair, common) for pair in pairs]
+    known = [score for score in scores if score is not None]
+    ours, theirs = np.mean(known, axis=0).tolist() if len(known) == len(pairs) else (None, None)
     mean = Paired(
         MEAN,
         differences,
-        float(np.mean(ours)) if len(ours) == len(pairs) else None,
-        float(np.mean(theirs)) if len(theirs) == len(pairs) else None,
+        ours,
+        theirs,
         sum(pair.trained for pair in pairs),
         sum(pair.exact for pair in pairs),
         blocked,
         possible=(lowest, highest) if still and not moving else statistics.ANYTHING,
     )
     return mean, _mean_evidence(mean, moving, noise, len(pairs))
+
+
+def _over(pair: Paired, common: Collection[int]) -> tuple[float, float] | None:
+    """Candidate and baseline over these seeds, so that a mean's scores differ by its difference. All seeds
+    where none are common, and where nothing moves; None where either has no score."""
+    if pair.candidate is None or pair.baseline is None:
+        return None
+    levels = [pair.levels[seed] for seed in sorted(common) if seed in pair.levels]
+    if pair.quiet or not levels:
+        return pair.candidate, pair.baseline
+    return tuple(np.mean(levels, axis=0).tolist())  # type: ignore[return-value]
 
 
 def _mean_evidence(

@@ -120,9 +120,10 @@ class TrackRow:
     """How one researcher's predictions of one task (or of "All") came out.
 
     coverage: share inside the 90% interval. sign_rate: share with the right sign, of those that have one.
-    baseline_crps: what "no change from the parent, give or take the noise floor" would have scored on the
-    same outcomes (None where no parent score is known). ratios: per prediction, how many half intervals the
-    outcome lay from the middle (above 1: not covered; infinite for an interval of no width).
+    baseline_crps: what "no change from the parent, give or take the noise" would have scored on the outcomes
+    whose parent has a score (None where none has); compared, compared_crps: how many these are, and the mean
+    CRPS of the predictions of them. ratios: per prediction, how many half intervals the outcome lay from the
+    middle (above 1: not covered; infinite for an interval of no width).
     """
 
     researcher: str
@@ -133,6 +134,8 @@ class TrackRow:
     sign_rate: float | None
     baseline_crps: float | None
     ratios: tuple[float, ...]
+    compared: int = 0
+    compared_crps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,26 @@ def track_record(
 
 
 def _no_change(verdict: VerdictRecord, found: PredictionScore) -> float | None:
-    """CRPS of a forecast of the parent's score, as wide as the difference of two noisy scores is."""
-    parents = {task.task: task.baseline for task in verdict.against_parent.tasks}
-    parent = _number(parents.get(found.task))
-    if parent is None or found.measured is None:
+    """CRPS of a forecast of the parent's score, as wide as the verdict's interval of the difference between
+    the two (95%, so narrowed to 90%): that is the noise at their level, with their number of seeds."""
+    judged = {task.task: task for task in verdict.against_parent.tasks}.get(found.task)
+    parent = _number(judged.baseline) if judged else None
+    if (
+        judged is None
+        or parent is None
+        or found.measured is None
+        or judged.low is None
+        or judged.high is None
+    ):
         return None
-    half = Z * math.sqrt(2) * (verdict.noise_floor.get(found.task) or 0.0)
+    half = (judged.high - judged.low) / 2 * Z / float(stats.norm.isf(0.025))
     forecast = Prediction(found.task, parent, max(0.0, parent - half), min(1.0, parent + half))
     return crps(forecast, found.measured)
 
 
 def _track_row(researcher: str, task: str, outcomes: Sequence[_Outcome]) -> TrackRow:
     signs = [outcome.found.sign_right for outcome in outcomes if outcome.found.sign_right is not None]
-    baselines = [outcome.baseline for outcome in outcomes if outcome.baseline is not None]
+    compared = [outcome for outcome in outcomes if outcome.baseline is not None]
     return TrackRow(
         researcher,
         task,
@@ -185,8 +195,12 @@ def _track_row(researcher: str, task: str, outcomes: Sequence[_Outcome]) -> Trac
         float(np.mean([bool(outcome.found.covered) for outcome in outcomes])),
         float(np.mean([one.found.crps for one in outcomes if one.found.crps is not None])),
         float(np.mean(signs)) if signs else None,
-        float(np.mean(baselines)) if len(baselines) == len(outcomes) else None,
+        float(np.mean([one.baseline for one in compared if one.baseline is not None])) if compared else None,
         tuple(_ratio(outcome.found) for outcome in outcomes),
+        len(compared),
+        float(np.mean([one.found.crps for one in compared if one.found.crps is not None]))
+        if compared
+        else None,
     )
 
 
@@ -262,7 +276,7 @@ def standings(record: Sequence[TrackRow], researchers: Iterable[str]) -> tuple[S
 
     The worth is sum(CRPS of "no change") / sum(own CRPS), each sum begun with PRIOR_PREDICTIONS outcomes as
     good as "no change": a short record moves it little, and whoever is often wrong loses budget but never
-    all of it, so that it can win it back. A record without a "no change" to compare with counts as none.
+    all of it, so that it can win it back. Outcomes without a "no change" to compare with count as none.
     """
     rows = {row.researcher: row for row in record if row.task == ALL_TASKS}
     names = tuple(dict.fromkeys(researchers))
@@ -281,8 +295,8 @@ def standings(record: Sequence[TrackRow], researchers: Iterable[str]) -> tuple[S
 
 
 def _worth(row: TrackRow | None) -> float:
-    if row is None or not row.baseline_crps:
+    if row is None or not row.baseline_crps or row.compared_crps is None:
         return 1.0
     prior = PRIOR_PREDICTIONS * row.baseline_crps
-    ratio = (prior + row.n * row.baseline_crps) / (prior + row.n * row.mean_crps)
+    ratio = (prior + row.compared * row.baseline_crps) / (prior + row.compared * row.compared_crps)
     return float(np.clip(ratio, 1 / MOST_WORTH, MOST_WORTH))

@@ -202,8 +202,8 @@ def more_seeds(
 ) -> int | None:
     """The fewest further seeds that decide it with probability `power`, were the estimates true (scalars).
 
-    "Decide" is p below alpha / family (the hardest step of Holm), or equivalence within the margin. None
-    where more than MOST_SEEDS would be needed or the noise is unknown.
+    "Decide" is p below alpha / family (the hardest step of Holm), or equivalence within the margin, which a
+    miss to either side can spoil. None where more than MOST_SEEDS would be needed or the noise is unknown.
     """
     moderated = moderate(given)
     if not np.isfinite(moderated.variance):
@@ -214,6 +214,8 @@ def more_seeds(
     freedom = float(moderated.degrees_of_freedom) + extra
     reserve = stats.t.isf(1 - power, freedom)
     differs = distance >= (stats.t.isf(alpha / family / 2, freedom) + reserve) * error
-    equal = margin - distance >= (stats.t.isf(alpha, freedom) + reserve) * error
-    enough = np.flatnonzero(differs | (equal & (have + extra >= fewest_same(possible))))
+    within_reach = margin / error - stats.t.isf(alpha, freedom)
+    chance = stats.t.cdf(within_reach - distance / error, freedom)
+    chance -= stats.t.cdf(-within_reach - distance / error, freedom)
+    enough = np.flatnonzero(differs | ((chance >= power) & (have + extra >= fewest_same(possible))))
     return int(extra[enough[0]]) if enough.size else None

@@ -7,6 +7,7 @@ the same space and carry the same kind of predictions; repeats train the best ru
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
@@ -38,7 +39,8 @@ def arm(context: Context, share: float = SHARE) -> Arm:
 
 
 def incumbent(context: Context) -> str | None:
-    """The best rule measured on all six tasks under this preset, the base and the reference aside."""
+    """The best rule measured on all six tasks under this preset, the base and the reference aside, of those
+    that were repeated least: how lucky one was is known once it was."""
     scores: dict[str, dict[str, float]] = {}
     for m in context.measured:
         if m.source == context.preset and m.score is not None and m.rule in context.sources:
@@ -48,7 +50,8 @@ def incumbent(context: Context) -> str | None:
         for rule, by_task in scores.items()
         if set(by_task) == set(TASKS) and rule not in (context.base, context.reference)
     }
-    return max(complete, key=lambda rule: (complete[rule], rule)) if complete else None
+    repeated = Counter(p.rule for p in context.proposals if p.researcher == RepeatResearcher.name)
+    return max(complete, key=lambda rule: (-repeated[rule], complete[rule], rule)) if complete else None
 
 
 class RandomResearcher:
@@ -72,7 +75,7 @@ class RandomResearcher:
 
 
 class RepeatResearcher:
-    """The best rule so far, once more: how much of its score was luck."""
+    """The best rule that was repeated least, once more: how much of its score was luck."""
 
     name = "repeat"
 
@@ -89,7 +92,8 @@ class RepeatResearcher:
             parent=rule.parent or context.base,
             slots=tuple(rule.functions),
             source=rule.source,
-            reason=f"A control: {best} has the best mean so far and is trained again with fresh seeds.",
+            reason=f"A control: of the rules that were repeated least {best} has the best mean; it is "
+            "trained again with fresh seeds.",
             predictions=predict(context, fit_tasks(context, space), space.composition(best), self.name),
             researcher=self.name,
             created_at=context.now,
