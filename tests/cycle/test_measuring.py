@@ -22,7 +22,7 @@ from archer.cycle.training import Resources, TimeIsUp, run_record
 from archer.errors import UserError
 from archer.fleet.launch import Crash
 from archer.fleet.run import Run
-from archer.ledger import Ledger
+from archer.ledger import Ledger, import_runs, write_runs
 from archer.ledger.records import TASKS, RunRecord
 from archer.verify import verify_contained
 
@@ -446,4 +446,23 @@ def test_a_later_cycle_says_what_compare_says_of_its_runs(world: Any, tmp_path: 
         )
     (said,) = found.comparisons
     assert [(t.low, t.high, t.word) for t in said.tasks] == [(t.low, t.high, t.word) for t in compared.tasks]
+    assert [t.low for t in said.tasks] != [t.low for t in own.tasks]
+
+
+def test_runs_that_a_project_began_with_tell_the_noise_too(world: Any, tmp_path: Path) -> None:
+    """Imported runs belong to no cycle, and `archer compare` counts them: a campaign that began with a table
+    of runs called a task better that `archer compare` of the same ledger left open."""
+    world(lambda run: 0.5 + 40 * wobble(run) + 0.1 * (run.subject.name == "decay"))
+    more: dict[str, Any] = {"preset": RANKING, "judging": Judging(confirm=False)}
+    bench(["momentum", "softmax", "hybrid"], tmp_path / "elsewhere", **more)
+    with Ledger.in_folder(tmp_path / "elsewhere", read_only=True) as ledger:
+        earlier = [replace(run, finished_at="2026-01-01T00:00:00+00:00") for run in ledger.runs()]
+    write_runs(tmp_path / "runs.csv", earlier)
+    (tmp_path / "project").mkdir()
+    with Ledger.in_folder(tmp_path / "project") as ledger:
+        import_runs(ledger, tmp_path / "runs.csv")
+    (said,) = bench(["decay"], tmp_path / "project", **more).comparisons
+    (known,) = bench(["decay"], tmp_path / "elsewhere", **more).comparisons
+    (own,) = bench(["decay"], tmp_path / "alone", **more).comparisons
+    assert [(t.low, t.high, t.word) for t in said.tasks] == [(t.low, t.high, t.word) for t in known.tasks]
     assert [t.low for t in said.tasks] != [t.low for t in own.tasks]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from archer.cycle.plan import runs_of
@@ -90,13 +91,17 @@ class Company:
         ]
 
     def others(self, cycle: CycleRecord) -> list[RunRecord]:
-        """The runs of all other rules in earlier cycles under this preset: they say how much a score moves
-        when nothing changes. The newest version of each rule counts."""
-        known = {key for one in self.lab.ledger.cycles() if one.id < cycle.id for key in one.run_keys}
+        """The runs of all other rules in earlier cycles under this preset, and of those that the ledger had
+        before its first (`archer.ledger.import_runs`): they say how much a score moves when nothing changes.
+        The newest version of each rule counts."""
+        cycles = self.lab.ledger.cycles()
+        known = {key for one in cycles if one.id < cycle.id for key in one.run_keys}
+        began = min(datetime.fromisoformat(one.started_at) for one in cycles)
         runs = [
             run
             for run in self.lab.ledger.runs(preset=self.lab.preset.name)
-            if run.key in known and run.rule not in self.subjects
+            if (run.key in known or datetime.fromisoformat(run.finished_at) < began)
+            and run.rule not in self.subjects
         ]
         newest = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
         return [run for run in runs if newest[run.rule] == run.rule_hash]
