@@ -5,8 +5,8 @@
     python results/campaign.py absorb PROJECT      # its runs into campaign.csv, its rules into campaign/
 
 `begin` trains nothing: the project gets the runs of quick.csv and campaign.csv, and each rule of campaign/
-that has all its runs is judged by them as `archer try` judges, so that a researcher knows what came of it. The
-others are named; `archer try results/campaign/RULE.py -p PROJECT --preset quick` trains what they lack.
+that has all its runs is judged by them as `archer try` judges, so that a researcher knows what came of it.
+The others are named; `archer try results/campaign/RULE.py -p PROJECT --preset quick` trains what they lack.
 """
 
 from __future__ import annotations

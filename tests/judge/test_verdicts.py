@@ -7,8 +7,17 @@ from dataclasses import replace
 import pytest
 from tests.judge.runs import make_run, make_runs
 
+from archer.figures import MINUS
 from archer.judge import NoiseFloor, verdict
-from archer.ledger.records import TASKS, Prediction, ProposalRecord, RunRecord, VerdictRecord
+from archer.judge.verdicts import in_short
+from archer.ledger.records import (
+    TASKS,
+    ConfirmationRecord,
+    Prediction,
+    ProposalRecord,
+    RunRecord,
+    VerdictRecord,
+)
 
 QUIET = {task: NoiseFloor(task, 0.01, 20, "made up", 1, 0.01, heterogeneity=100.0) for task in TASKS}
 LEVELS = {"new": 0.7, "parent": 0.5, "gated": 0.6}
@@ -96,3 +105,35 @@ def test_noise_is_learned_when_it_is_not_given() -> None:
     found = verdict(PROPOSAL, runs_of(), "gated", "full", created_at="now")
     assert set(found.noise_floor) == set(TASKS)
     assert all(value is not None for value in found.noise_floor.values())
+
+
+def test_in_short_a_comparison_says_what_is_decided_and_the_mean() -> None:
+    runs = runs_of({"new": 0.6, "parent": 0.5, "gated": 0.6})
+    assert in_short(judge(runs).against_reference).startswith(
+        "neither better nor worse on any task beside gated, mean 0.000 ["
+    )
+    moved = [
+        replace(
+            run, held_out=0.6 + {"Memorize": 0.2, "Compress": -0.2, "Fuzzy Recall": -0.3}.get(run.task, 0)
+        )
+        if run.rule == "new"
+        else run
+        for run in runs
+    ]
+    against = judge(moved).against_reference
+    said = in_short(against)
+    assert said.startswith(
+        f"better on Memorize and worse on Compress and Fuzzy Recall beside gated, mean {MINUS}0.050 [{MINUS}"
+    )
+    again = ConfirmationRecord("mean", False, (7, 8), against.mean, against)
+    assert in_short(against, again) == f"{said}, fresh seeds do not confirm a lead on the mean"
+
+
+def test_in_short_what_has_no_score_has_no_mean() -> None:
+    runs = [
+        replace(run, held_out=None, validation=None, status="diverged")
+        if (run.rule, run.task) == ("new", "Memorize")
+        else run
+        for run in runs_of()
+    ]
+    assert in_short(judge(runs).against_reference).endswith("beside gated, mean not known")

@@ -252,17 +252,23 @@ def _standing(course: Course, step: Step, spent: Spent, rest: float) -> str:
 
 
 def _outcome(course: Course, result: Result) -> str:
-    """What a cycle found, and whether its rule goes up, in a line."""
+    """What a cycle found, and whether its rule goes up, in a line; its report has the whole verdict."""
+    from archer.judge.verdicts import in_short
+
     name = result.proposal.rule if result.proposal else result.cycle.id
     if not result.verdict or not result.proposal:
         return f"{name}: {result.cycle.state}: {result.cycle.message}"
-    said = result.verdict.summary if result.verdict.ranks else _unjudged(result.verdict)
+    verdict = result.verdict
+    said = _unjudged(verdict)
+    if verdict.ranks:
+        said = f"{in_short(verdict.against_reference, verdict.confirmation)}."
     upper = above(course.ladder, rung_of(course, result.cycle))
-    stopped = held_back(result.proposal, result.verdict, upper) if upper else ""
-    climb = (
-        f" It goes no further: {stopped}." if stopped else f" It goes up to {upper.name}." if upper else ""
-    )
-    return f"{name}: {said}{climb}"
+    if upper is None:
+        return f"{name}: {said}"
+    if stopped := held_back(result.proposal, verdict, upper):
+        return f"{name}: {said} It goes no further: {stopped}."
+    more = upper.judging.until_decided
+    return f"{name}: {said} It goes up to {f'more seeds of {upper.preset.name}' if more else upper.name}."
 
 
 def _unjudged(verdict: VerdictRecord) -> str:

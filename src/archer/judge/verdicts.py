@@ -142,6 +142,25 @@ def headline(comparison: Comparison, confirmation: ConfirmationRecord | None = N
     return f"{found} {no_room_sentence(comparison)}".rstrip()
 
 
+def in_short(comparison: Comparison, confirmation: ConfirmationRecord | None = None) -> str:
+    """A comparison in one line: the tasks that are decided, the mean, and what fresh seeds said of a win."""
+    decided = [
+        f"{word} on {_listed(tasks)}"
+        for word in ("better", "worse")
+        if (tasks := [task.task for task in comparison.tasks if task.word == word])
+    ]
+    mean = comparison.mean
+    middle = signed(mean.difference, "not known")
+    parts = [
+        f"{' and '.join(decided) or 'neither better nor worse on any task'} beside {comparison.baseline}",
+        f"mean {middle} {interval(mean.low, mean.high, '')}".rstrip(),
+    ]
+    if confirmation is not None:
+        claim = "all six" if confirmation.claim == "all six" else "a lead on the mean"
+        parts.append(f"fresh seeds {'confirm' if confirmation.confirmed else 'do not confirm'} {claim}")
+    return ", ".join(parts)
+
+
 def no_room_sentence(comparison: Comparison) -> str:
     """Why better on all six is out of reach under this preset, whatever the seeds; "" where it is not."""
     full = [task.task for task in comparison.tasks if task.no_room]
