@@ -38,6 +38,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+import archer.fleet.capture
 import archer.fleet.memory
 from archer.fleet.capture import captured_step
 from archer.fleet.compile import compiler
@@ -276,11 +277,14 @@ def first_steps(members: int) -> dict:
 @contextmanager
 def parts_of_the_way(device: torch.device) -> Iterator[Counter[str]]:
     """Seconds of this thread by what they go to. Some lie within others: memory is measured with the loop's
-    kernel already made, and PyTorch's compiler waits for its workers."""
+    kernel already made, tracing calls the compiler, which waits for its workers, and all of that may happen
+    while memory is measured or the step is recorded."""
     seconds: Counter[str] = Counter()
     where: list[tuple[str, Any, str]] = [
         ("memory measured", archer.fleet.memory, "_bytes_per_run_cuda"),
         ("the loop's kernel made and compared", RuleMixer, "make_kernel"),
+        ("the step recorded", archer.fleet.capture, "_recorded"),
+        ("traced, with the compiler", import_module("torch._dynamo.convert_frame"), "_compile"),
         ("PyTorch's compiler", import_module("torch._inductor.compile_fx"), "compile_fx"),
         ("of these, code generated", import_module("torch._inductor.graph").GraphLowering, "codegen"),
         ("waited for its workers", import_module("torch._inductor.async_compile").AsyncCompile, "wait"),
