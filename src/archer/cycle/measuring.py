@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from archer.cycle.plan import runs_of
@@ -96,12 +95,11 @@ class Company:
         The newest version of each rule counts."""
         cycles = self.lab.ledger.cycles()
         known = {key for one in cycles if one.id < cycle.id for key in one.run_keys}
-        began = min(datetime.fromisoformat(one.started_at) for one in cycles)
+        began = min(one.started_at for one in cycles)  # ISO 8601 in UTC: sorts as text
         runs = [
             run
             for run in self.lab.ledger.runs(preset=self.lab.preset.name)
-            if (run.key in known or datetime.fromisoformat(run.finished_at) < began)
-            and run.rule not in self.subjects
+            if (run.key in known or run.finished_at < began) and run.rule not in self.subjects
         ]
         newest = {run.rule: run.rule_hash for run in sorted(runs, key=lambda run: run.finished_at)}
         return [run for run in runs if newest[run.rule] == run.rule_hash]
