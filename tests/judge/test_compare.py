@@ -236,6 +236,16 @@ def test_a_seed_whose_common_grid_point_a_race_dropped_does_not_count() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_function_without_a_single_score_has_none_and_warns_of_nothing() -> None:
+    runs = [
+        replace(run, rule_hash="one", status="diverged", held_out=None, validation=None)
+        for run in make_runs("ab", lambda *_: 0.5)
+    ]
+    result = compare(runs, "a", "b", preset="full", noise=QUIET)
+    assert {one.candidate for one in (*result.tasks, result.mean)} == {None}
+
+
 def test_the_scores_of_the_mean_differ_by_its_difference() -> None:
     """Where tasks have different seeds the mean is of those that all have, and so are its scores."""
     runs = make_runs("ab", noisy({"a": 0.6, "b": 0.5}, 0.05), seeds=range(3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,6 +179,16 @@ def test_no_change_is_compared_on_the_same_outcomes() -> None:
     assert (every.n, every.compared, every.mean_crps, every.compared_crps) == (2, 1, 0.25, 0.02)
     (alone,) = {row.baseline_crps for row in track_record(both[1:], [proposal("q", "search")])}
     assert alone is None
+
+
+def test_where_two_rules_are_one_function_no_change_is_no_forecast() -> None:
+    """It would be right to the last bit, and any honest interval would lose against it."""
+    score = PredictionScore("Memorize", 0.4, 0.3, 0.5, 0.4, True, None, 0.02)
+    verdict = verdict_of("p", [score])
+    (task,) = verdict.against_parent.tasks
+    same = replace(verdict.against_parent, tasks=(replace(task, low=0.0, high=0.0, exact_settings=1),))
+    (row, _) = track_record([replace(verdict, against_parent=same)], [proposal("p", "search")])
+    assert (row.n, row.compared, row.baseline_crps) == (1, 0, None)
 
 
 def test_a_record_of_bad_predictions_is_not_wiped_out_by_an_outcome_without_a_parent() -> None:

@@ -159,11 +159,10 @@ def pair_task(
         _rule_score(dict(zip(pairs, mine, strict=True)), trained, seeds, complete, shared)
         for mine in ([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
     ]
+    known = [score for score in shared if score is not None]
     levels = {
-        seed: _levels(
-            [pairs[name, seed] for name in trained], [score for score in shared if score is not None]
-        )
-        for seed in differences
+        seed: _levels([pairs[name, seed] for name in trained], known)
+        for seed in (differences if len(known) == len(shared) else ())
     }
     rows = [tuple(_gap(pairs[name, seed]) for seed in differences) for name in trained if differences]
     rows += [(0.0,) * len(differences) for _ in equal if differences]
@@ -182,7 +181,7 @@ def pair_task(
         tuple(rows),
         (0.0 - headroom(ours, margin) * share, headroom(theirs, margin) * share),
         tuple(_swing([pairs[name, seed] for seed in differences]) for name in trained if differences),
-        {} if None in shared else levels,
+        levels,
     )
 
 

@@ -168,19 +168,16 @@ def track_record(
 
 
 def _no_change(verdict: VerdictRecord, found: PredictionScore) -> float | None:
-    """CRPS of a forecast of the parent's score, as wide as the verdict's interval of the difference between
-    the two (95%, so narrowed to 90%): that is the noise at their level, with their number of seeds."""
+    """CRPS of a forecast of the parent's score, as wide as the interval of the difference between
+    the two (95%, so narrowed to 90%): that is the noise at their level, with their number of seeds. None where
+    the two are one function: "no change" is no forecast there."""
     judged = {task.task: task for task in verdict.against_parent.tasks}.get(found.task)
-    parent = _number(judged.baseline) if judged else None
-    if (
-        judged is None
-        or parent is None
-        or found.measured is None
-        or judged.low is None
-        or judged.high is None
-    ):
+    if judged is None or judged.exact_settings == judged.settings:
         return None
-    half = (judged.high - judged.low) / 2 * Z / float(stats.norm.isf(0.025))
+    parent, low, high = map(_number, (judged.baseline, judged.low, judged.high))
+    if parent is None or low is None or high is None or found.measured is None:
+        return None
+    half = (high - low) / 2 * Z / float(stats.norm.isf(0.025))
     forecast = Prediction(found.task, parent, max(0.0, parent - half), min(1.0, parent + half))
     return crps(forecast, found.measured)
 
