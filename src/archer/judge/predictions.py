@@ -168,9 +168,9 @@ def track_record(
 
 
 def _no_change(verdict: VerdictRecord, found: PredictionScore) -> float | None:
-    """CRPS of a forecast of the parent's score, as wide as the interval of the difference between
-    the two (95%, so narrowed to 90%): that is the noise at their level, with their number of seeds. None where
-    the two are one function: "no change" is no forecast there."""
+    """CRPS of a forecast of the parent's score, as wide as the interval of the difference between the two
+    (95%, so narrowed to 90%): that is the noise at their level, with their number of seeds. None where the
+    two are one function: "no change" is no forecast there."""
     judged = {task.task: task for task in verdict.against_parent.tasks}.get(found.task)
     if judged is None or judged.exact_settings == judged.settings:
         return None
